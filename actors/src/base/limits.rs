@@ -1,0 +1,121 @@
+//! Every cap and time-out, with its unit and its reason. Nothing else in the project states one.
+
+use std::time::Duration;
+
+// ---- names ----
+
+/// Bytes of a whole name: fits every file system's path limit with room for the folder before it.
+pub const MAX_NAME_BYTES: usize = 1024;
+/// Bytes of one part of a name: what ext4, XFS, NTFS and APFS allow.
+pub const MAX_COMPONENT_BYTES: usize = 255;
+/// Parts of a name: deeper trees are no use to people and a load for every walk.
+pub const MAX_NAME_DEPTH: usize = 32;
+/// Bytes of a peer id: it is a folder name and a column of a table.
+pub const MAX_PEER_ID_BYTES: usize = 64;
+/// What our own hidden files and folders begin with; no shared name may.
+pub const RESERVED_PREFIX: &str = ".enxame";
+
+// ---- geometry ----
+
+/// Blocks of the smallest span: 256 KiB, where BLAKE3 reaches its full speed per core.
+pub const MIN_SPAN_BLOCKS: u64 = 64;
+/// Spans of a file: bounds a manifest at 2 MiB and a bit set at 8 KiB.
+pub const MAX_SPANS: u64 = 65_536;
+
+// ---- wire ----
+
+/// Bytes of a control frame's body: some 10,000 names of a list in one frame, little enough to hold per connection.
+pub const MAX_CONTROL_BYTES: usize = 1 << 20;
+/// Bytes of a control frame's body before HELLO is done: a stranger costs no more than this.
+pub const MAX_HELLO_BYTES: usize = 64 << 10;
+/// Nesting of MessagePack values: ours need five; rmp-serde's default of 1,024 is a way to overflow a stack.
+pub const MAX_DEPTH: usize = 16;
+/// Body bytes that fill a frame of a long list: half the limit, so that the last entry added never crosses it.
+pub const LIST_FRAME_BYTES: usize = MAX_CONTROL_BYTES / 2;
+/// Chaining values in one MANIFEST frame: 256 KiB of them, so that a 2 MiB manifest is eight frames.
+pub const MANIFEST_FRAME_SPANS: usize = 8192;
+/// Bytes of the program's own description in HELLO.
+pub const MAX_AGENT_BYTES: usize = 128;
+
+// ---- catalogue ----
+
+/// Holders in one WHO_HAS answer: three times the connections of a job.
+pub const MAX_ANSWER_HOLDERS: usize = 50;
+/// Candidates in one WHO_HAS answer: more choices than a person reads.
+pub const MAX_ANSWER_CANDIDATES: usize = 64;
+/// Names listed with one candidate.
+pub const MAX_ANSWER_NAMES: usize = 16;
+/// Entries in one page of LIST or PEERS.
+pub const MAX_PAGE_ENTRIES: usize = 1000;
+/// Peers registered at one tracker.
+pub const MAX_PEERS: usize = 100_000;
+/// Files registered by one peer.
+pub const MAX_FILES_PER_PEER: usize = 1_000_000;
+
+// ---- time ----
+
+/// From the start of a connection to the end of HELLO.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection on which nothing moves is closed.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// A reader that takes nothing for this long is dropped.
+pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Opening a TCP connection.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// An answer of a tracker to one request.
+pub const TRACKER_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// No progress on a source for this long: its spans are given to others.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// No progress on a source for this long: it is dropped.
+pub const SOURCE_DEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a peer's list is confirmed, unless the tracker is told otherwise.
+pub const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
+/// Shortest refresh interval that can be set: below it, a busy machine looks dead.
+pub const MIN_REFRESH_INTERVAL: Duration = Duration::from_millis(200);
+/// First wait before a lost tracker is dialled again; doubled each time, with jitter.
+pub const TRACKER_RETRY_FIRST: Duration = Duration::from_millis(250);
+/// Longest wait before a lost tracker is dialled again.
+pub const TRACKER_RETRY_MAX: Duration = Duration::from_secs(10);
+/// How long a starting peer tries to reach its tracker: covers both being started at once.
+pub const TRACKER_START_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a step of an ordered shutdown may take before it is cut short.
+pub const SHUTDOWN_STEP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Wait after a failed accept (no descriptors left), so that the loop does not spin.
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// Changes of the folder that come closer together than this are taken as one.
+pub const WATCH_QUIET: Duration = Duration::from_millis(100);
+/// How often a job looks at its sources and reports progress.
+pub const JOB_TICK: Duration = Duration::from_millis(250);
+/// How long a BUSY holder asks the getter to wait.
+pub const BUSY_RETRY: Duration = Duration::from_secs(2);
+
+// ---- connections and memory ----
+
+/// Connections of peers and askers at one tracker.
+pub const MAX_TRACKER_CONNECTIONS: usize = 20_000;
+/// Upload connections of one peer.
+pub const MAX_UPLOAD_CONNECTIONS: usize = 256;
+/// Download connections of one job.
+pub const MAX_DOWNLOAD_CONNECTIONS: usize = 16;
+/// Control frames handed over in one message: bounds what one connection can put before an actor at once.
+pub const MAX_FRAMES_PER_BATCH: usize = 256;
+/// Pushes waiting for one tracker connection; it gets one CONFIRM at a time, so more means it is dead.
+pub const MAX_PENDING_PUSHES: usize = 8;
+/// Requests that one getter may have waiting at a holder.
+pub const MAX_REQUESTS_IN_FLIGHT: usize = 1024;
+/// Spans that one request may state.
+pub const MAX_REQUEST_SPANS: usize = 64;
+/// Data requested and not yet written, for a whole job.
+pub const JOB_IN_FLIGHT_BYTES: u64 = 32 << 20;
+/// Files a holder keeps open per upload connection.
+pub const MAX_OPEN_FILES_PER_UPLOAD: usize = 16;
+/// Blocking threads (hash, disk) of one data thread.
+pub const MAX_BLOCKING_THREADS: usize = 8;
+
+// The worst case of a job's memory: every source has one span being written and one read ahead.
+const _: () = assert!(
+    MAX_DOWNLOAD_CONNECTIONS as u64 * 2 * MIN_SPAN_BLOCKS * super::BLOCK_LEN_BYTES <= JOB_IN_FLIGHT_BYTES,
+    "a job's sources must not hold more than its memory bound"
+);
+// A list frame that is full takes one more entry and stays below the limit.
+const _: () = assert!(LIST_FRAME_BYTES + MAX_NAME_BYTES + 256 < MAX_CONTROL_BYTES);

@@ -1,0 +1,19 @@
+//! The words everything above is built from: ids, names, block and span geometry, span sets, limits.
+//!
+//! Only `std` is used here, nothing reads a clock, a file or a socket, and every value of these
+//! types is valid by construction: what comes from outside becomes one of them by parsing, once.
+
+mod geometry;
+mod id;
+pub mod limits;
+mod name;
+mod peer_id;
+mod spans;
+mod what;
+
+pub use geometry::{BLOCK_LEN_BYTES, BlockRun, Geometry, SpanIndex};
+pub use id::{FileId, IdError, IdPrefix};
+pub use name::{FileName, NameError};
+pub use peer_id::{PeerId, PeerIdError};
+pub use spans::SpanSet;
+pub use what::{Question, What, WhatError};

@@ -1,0 +1,13 @@
+//! Everything below the `enxame` binary, in layers. A lower layer never names an upper one:
+//!
+//! ```text
+//! tracker, peer   the actors
+//! net             tasks that own sockets
+//! wire | content | plan
+//! base            ids, names, geometry, limits
+//! ```
+
+pub mod base;
+pub mod net;
+pub mod peer;
+pub mod wire;

@@ -1,0 +1,166 @@
+//! A connection that carries control messages only, owned by one task.
+//!
+//! Used between peers and trackers, and for the greeting on every connection. Nothing is queued
+//! here: what is read is handed on before more is read, what is written is written before the next.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::base::limits::{HELLO_TIMEOUT, MAX_FRAMES_PER_BATCH, WRITE_STALL_TIMEOUT};
+use crate::wire::codec;
+use crate::wire::frame::{FrameError, FrameLimits};
+
+/// Bytes asked of the socket at once, and kept between frames: a few typical messages.
+const READ_BYTES: usize = 8 << 10;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The other side closed it, between two messages.
+    #[error("the connection was closed")]
+    Closed,
+    /// The other side closed it in the middle of a message.
+    #[error("the connection was cut in the middle of a message")]
+    Cut,
+    /// The socket failed.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// The other side sent what is no message.
+    #[error("the other side sent {0}")]
+    Frame(#[from] FrameError),
+    /// The other side took nothing for so long.
+    #[error("the other side read nothing for {} s", .0.as_secs())]
+    WriteStall(Duration),
+    /// No greeting in time.
+    #[error("no greeting within {} s", .0.as_secs())]
+    NoHello(Duration),
+    /// No answer in time.
+    #[error("no answer within {} s", .0.as_secs())]
+    NoAnswer(Duration),
+    /// The other side refused, and said why.
+    #[error("{0}")]
+    Refused(String),
+    /// The other side sent a message that may not come now.
+    #[error("the other side sent a message that may not come now: {0}")]
+    Unexpected(&'static str),
+}
+
+/// A connection of control messages: reads `In`, writes `Out`.
+pub struct ControlLink<S> {
+    stream: S,
+    incoming: BytesMut,
+    outgoing: Vec<u8>,
+    limits: FrameLimits,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> ControlLink<S> {
+    /// A link on which HELLO is still to come, with the limits for that.
+    pub fn new(stream: S) -> ControlLink<S> {
+        ControlLink { stream, incoming: BytesMut::new(), outgoing: Vec::new(), limits: FrameLimits::HELLO }
+    }
+
+    /// The limits after HELLO.
+    pub fn hello_is_done(&mut self) {
+        self.limits = FrameLimits::CONTROL;
+    }
+
+    /// The stream below.
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// The stream, and what was read of it but not taken.
+    pub fn into_parts(self) -> (S, BytesMut) {
+        (self.stream, self.incoming)
+    }
+
+    /// The next message. Cancel safe: no byte is lost if the future is dropped.
+    ///
+    /// # Errors
+    /// The end of the connection, and bytes that are no message.
+    pub async fn read<M: DeserializeOwned>(&mut self) -> Result<M, LinkError> {
+        loop {
+            if let Some(message) = codec::take(&mut self.incoming, self.limits)? {
+                return Ok(message);
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Appends to `batch` all messages that have come, at least one, at most
+    /// [`MAX_FRAMES_PER_BATCH`]. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`ControlLink::read`]; messages in front of a broken one are appended, and the error comes
+    /// with the next call.
+    pub async fn read_batch<M: DeserializeOwned>(&mut self, batch: &mut Vec<M>) -> Result<(), LinkError> {
+        batch.push(self.read().await?);
+        while batch.len() < MAX_FRAMES_PER_BATCH {
+            match codec::take(&mut self.incoming, self.limits) {
+                Ok(Some(message)) => batch.push(message),
+                // A broken message stays in the buffer: the next call meets it first.
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    async fn fill(&mut self) -> Result<(), LinkError> {
+        self.incoming.reserve(READ_BYTES);
+        if self.stream.read_buf(&mut self.incoming).await? > 0 {
+            return Ok(());
+        }
+        Err(if self.incoming.is_empty() { LinkError::Closed } else { LinkError::Cut })
+    }
+
+    /// Writes messages in one go.
+    ///
+    /// # Errors
+    /// A message over the limit, a socket that failed, a reader that takes nothing for
+    /// [`WRITE_STALL_TIMEOUT`].
+    pub async fn write<M: Serialize>(&mut self, messages: &[M]) -> Result<(), LinkError> {
+        self.outgoing.clear();
+        for message in messages {
+            codec::encode(message, &mut self.outgoing)?;
+        }
+        write_all(&mut self.stream, &self.outgoing).await
+    }
+
+    /// Closes our direction, so that what was written arrives before the end does.
+    pub async fn finish(mut self) {
+        let _ = timeout(WRITE_STALL_TIMEOUT, self.stream.shutdown()).await;
+    }
+}
+
+/// Writes all bytes; each part of them has to be taken within [`WRITE_STALL_TIMEOUT`].
+///
+/// # Errors
+/// A socket that failed or was closed, a reader that stalls.
+pub async fn write_all<S: AsyncWrite + Unpin>(stream: &mut S, mut bytes: &[u8]) -> Result<(), LinkError> {
+    while !bytes.is_empty() {
+        let written = timeout(WRITE_STALL_TIMEOUT, stream.write(bytes))
+            .await
+            .map_err(|_| LinkError::WriteStall(WRITE_STALL_TIMEOUT))??;
+        if written == 0 {
+            return Err(LinkError::Closed);
+        }
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
+
+/// Runs the greeting against its one budget of time, from the connection's first moment.
+///
+/// # Errors
+/// What `greeting` says, or that it took longer than [`HELLO_TIMEOUT`].
+pub async fn within_hello_budget<T>(
+    greeting: impl Future<Output = Result<T, LinkError>>,
+) -> Result<T, LinkError> {
+    timeout(HELLO_TIMEOUT, greeting).await.unwrap_or(Err(LinkError::NoHello(HELLO_TIMEOUT)))
+}

@@ -1,0 +1,40 @@
+//! Accepting connections: one loop, with a cap, that no error ends.
+
+use std::future::Future;
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::limits::ACCEPT_BACKOFF;
+
+/// A place among the connections of a listener; it is free again when this is dropped.
+pub type Slot = OwnedSemaphorePermit;
+
+/// Accepts until `stop` is cancelled, and calls `take` with each connection.
+///
+/// An error of accept (no descriptors left, a connection that was reset while it waited) is logged
+/// and followed by a pause of [`ACCEPT_BACKOFF`], so that the loop neither ends nor spins.
+pub async fn accept_until<F, Fut>(listener: TcpListener, stop: CancellationToken, mut take: F)
+where
+    F: FnMut(TcpStream, SocketAddr) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, from)) => take(stream, from).await,
+                Err(error) => {
+                    log::warn!("a connection could not be accepted: {error}");
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = sleep(ACCEPT_BACKOFF) => {}
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Tasks that own sockets: reading, writing, accepting, dialling. What the bytes mean is decided above.
+
+pub mod address;
+pub mod link;
+pub mod listener;
+
+pub use address::{AddressError, TrackerAddress, dial};
+pub use link::{ControlLink, LinkError};

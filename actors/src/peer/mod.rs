@@ -1,0 +1,3 @@
+//! The actors of a peer, and of a download job.
+
+pub mod events;

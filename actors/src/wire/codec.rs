@@ -1,0 +1,60 @@
+//! Control messages to bytes and back.
+
+use bytes::{Buf, BytesMut};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::frame::{FrameError, FrameHeader, FrameLimits, HEADER_BYTES};
+use crate::base::limits::{MAX_CONTROL_BYTES, MAX_DEPTH};
+
+/// Appends a message to `out` as one control frame.
+///
+/// # Errors
+/// A message over [`MAX_CONTROL_BYTES`]; `out` is then as it was.
+pub fn encode<M: Serialize>(message: &M, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER_BYTES]);
+    let mut serializer = rmp_serde::Serializer::new(&mut *out).with_struct_map();
+    message
+        .serialize(&mut serializer)
+        .expect("our messages have no value that MessagePack lacks, and a Vec takes every byte");
+    let len = out.len() - start - HEADER_BYTES;
+    if len > MAX_CONTROL_BYTES {
+        out.truncate(start);
+        return Err(FrameError::TooLong { len, limit: MAX_CONTROL_BYTES });
+    }
+    out[start..start + HEADER_BYTES].copy_from_slice(&FrameHeader::Control { len }.to_bytes());
+    Ok(())
+}
+
+/// The message in the body of a control frame.
+///
+/// # Errors
+/// Anything that is not exactly one message of this type.
+pub fn decode<M: DeserializeOwned>(body: &[u8]) -> Result<M, FrameError> {
+    let mut rest = body;
+    let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
+    deserializer.set_max_depth(MAX_DEPTH);
+    let message = M::deserialize(&mut deserializer)?;
+    if rest.is_empty() { Ok(message) } else { Err(FrameError::Trailing(rest.len())) }
+}
+
+/// Takes the next control message off the front of `buffer`; `None` while it is incomplete.
+///
+/// # Errors
+/// A header over the limits or of another kind, and what [`decode`] refuses.
+pub fn take<M: DeserializeOwned>(
+    buffer: &mut BytesMut,
+    limits: FrameLimits,
+) -> Result<Option<M>, FrameError> {
+    let Some(header) = buffer.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+    let FrameHeader::Control { len } =
+        FrameHeader::parse(*header, FrameLimits { blocks_bytes: 0, ..limits })?
+    else {
+        return Err(FrameError::Kind(1));
+    };
+    let Some(body) = buffer.get(HEADER_BYTES..HEADER_BYTES + len) else { return Ok(None) };
+    let message = decode(body)?;
+    buffer.advance(HEADER_BYTES + len);
+    Ok(Some(message))
+}
