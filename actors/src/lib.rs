@@ -10,4 +10,5 @@
 pub mod base;
 pub mod net;
 pub mod peer;
+pub mod plan;
 pub mod wire;

@@ -1,17 +1,13 @@
-//! Accepting connections: one loop, with a cap, that no error ends.
+//! Accepting connections: one loop that no error ends.
 
 use std::future::Future;
 use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::limits::ACCEPT_BACKOFF;
-
-/// A place among the connections of a listener; it is free again when this is dropped.
-pub type Slot = OwnedSemaphorePermit;
 
 /// Accepts until `stop` is cancelled, and calls `take` with each connection.
 ///

@@ -1,6 +1,7 @@
 //! Tasks that own sockets: reading, writing, accepting, dialling. What the bytes mean is decided above.
 
 pub mod address;
+pub mod blocks;
 pub mod link;
 pub mod listener;
 

@@ -1,0 +1,256 @@
+//! The connection between a getter and a holder after its greeting: control messages and runs of
+//! blocks. Blocks are read straight into the caller's buffer, and sent straight from the file.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use rustix::net::SendFlags;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::link::{LinkError, write_all};
+use crate::base::limits::WRITE_STALL_TIMEOUT;
+use crate::wire::codec;
+use crate::wire::frame::{BLOCKS_PREFIX_BYTES, FrameHeader, FrameLimits, HEADER_BYTES, blocks_header};
+
+/// Bytes read ahead of what is asked for: a few small files in one call, and of a large span so
+/// little that copying them costs nothing.
+const READ_AHEAD_BYTES: usize = 16 << 10;
+
+/// The reading side: headers and messages through a small buffer, blocks past it.
+pub struct FrameReader<R> {
+    stream: R,
+    buffer: BytesMut,
+    /// The other side has to move something within this time, once a frame has begun.
+    stall: Duration,
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    /// Reads on from a greeting: `read` is what came behind it.
+    pub fn new(stream: R, read: BytesMut, stall: Duration) -> FrameReader<R> {
+        FrameReader { stream, buffer: read, stall }
+    }
+
+    /// Waits for the next frame's header. Cancel safe: nothing is taken until the header is whole.
+    ///
+    /// # Errors
+    /// The end of the connection, and a header over the limits.
+    pub async fn header(&mut self, limits: FrameLimits) -> Result<FrameHeader, LinkError> {
+        loop {
+            if let Some(header) = self.buffered_header(limits)? {
+                return Ok(header);
+            }
+            self.buffer.reserve(READ_AHEAD_BYTES);
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(if self.buffer.is_empty() { LinkError::Closed } else { LinkError::Cut });
+            }
+        }
+    }
+
+    /// The next frame's header if it was read already.
+    ///
+    /// # Errors
+    /// A header over the limits.
+    pub fn buffered_header(&mut self, limits: FrameLimits) -> Result<Option<FrameHeader>, LinkError> {
+        let Some(bytes) = self.buffer.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let header = FrameHeader::parse(*bytes, limits)?;
+        self.buffer.advance(HEADER_BYTES);
+        Ok(Some(header))
+    }
+
+    /// Whether a frame of blocks that is no longer than `data_len` was read to its end already, so
+    /// that taking it waits for nothing.
+    pub fn has_blocks_of(&self, data_len: usize) -> bool {
+        let Some(bytes) = self.buffer.first_chunk::<HEADER_BYTES>() else { return false };
+        match FrameHeader::parse(*bytes, FrameLimits::with_blocks(data_len)) {
+            Ok(FrameHeader::Blocks { data_len }) => {
+                self.buffer.len() >= HEADER_BYTES + BLOCKS_PREFIX_BYTES + data_len
+            }
+            _ => false,
+        }
+    }
+
+    /// Reads the message behind a control header.
+    ///
+    /// # Errors
+    /// The end of the connection, a stall, and bytes that are no message.
+    pub async fn message<M: DeserializeOwned>(&mut self, len: usize) -> Result<M, LinkError> {
+        while self.buffer.len() < len {
+            self.buffer.reserve(len - self.buffer.len());
+            let read = timeout(self.stall, self.stream.read_buf(&mut self.buffer)).await;
+            if read.map_err(|_| LinkError::NoAnswer(self.stall))?? == 0 {
+                return Err(LinkError::Cut);
+            }
+        }
+        let message = codec::decode(&self.buffer[..len]);
+        self.buffer.advance(len);
+        Ok(message?)
+    }
+
+    /// Reads the index and the data behind a BLOCKS header into `data`, which is as long as the
+    /// header says. Returns the index of the first block.
+    ///
+    /// # Errors
+    /// The end of the connection and a stall.
+    pub async fn blocks(&mut self, data: &mut [u8]) -> Result<u64, LinkError> {
+        let mut index = [0; BLOCKS_PREFIX_BYTES];
+        self.exactly(&mut index).await?;
+        self.exactly(data).await?;
+        Ok(u64::from_be_bytes(index))
+    }
+
+    async fn exactly(&mut self, mut into: &mut [u8]) -> Result<(), LinkError> {
+        let ready = self.buffer.len().min(into.len());
+        let (front, rest) = into.split_at_mut(ready);
+        self.buffer.copy_to_slice(front);
+        into = rest;
+        while !into.is_empty() {
+            let read = timeout(self.stall, self.stream.read(into)).await;
+            let read = read.map_err(|_| LinkError::NoAnswer(self.stall))??;
+            if read == 0 {
+                return Err(LinkError::Cut);
+            }
+            into = &mut into[read..];
+        }
+        Ok(())
+    }
+}
+
+/// Writes control messages in one go.
+///
+/// # Errors
+/// A message over the limit, a socket that failed, a reader that stalls.
+pub async fn send_messages<W, M>(stream: &mut W, messages: &[M], scratch: &mut Vec<u8>) -> Result<(), LinkError>
+where
+    W: AsyncWrite + Unpin,
+    M: Serialize,
+{
+    scratch.clear();
+    for message in messages {
+        codec::encode(message, scratch)?;
+    }
+    write_all(stream, scratch).await
+}
+
+/// Where blocks go out.
+pub trait BlocksSink {
+    /// Sends one BLOCKS frame: `len` bytes of `file` from `offset` on, stated to begin at `first_block`.
+    ///
+    /// # Errors
+    /// A socket that failed, a reader that stalls, a file that could not be read or is too short:
+    /// then the frame is not whole, and the connection has to end.
+    fn send_blocks(
+        &mut self,
+        first_block: u64,
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> impl Future<Output = Result<(), LinkError>>;
+}
+
+impl BlocksSink for TcpStream {
+    /// The data goes from the page cache into the socket without passing through the program
+    /// (`sendfile`), and the header is held back to travel with it (`MSG_MORE`).
+    async fn send_blocks(&mut self, first_block: u64, file: &File, offset: u64, len: usize) -> Result<(), LinkError> {
+        let header = blocks_header(first_block, len);
+        let mut sent = 0;
+        let flags = if len > 0 { SendFlags::MORE | SendFlags::NOSIGNAL } else { SendFlags::NOSIGNAL };
+        while sent < header.len() {
+            let rest = &header[sent..];
+            sent += when_writable(self, || Ok(rustix::net::send(self.as_fd(), rest, flags)?)).await?;
+        }
+        let mut at = offset;
+        let mut left = len;
+        while left > 0 {
+            let moved = when_writable(self, || Ok(rustix::fs::sendfile(self.as_fd(), file, Some(&mut at), left)?));
+            match moved.await? {
+                0 => return Err(LinkError::Io(io::ErrorKind::UnexpectedEof.into())),
+                moved => left -= moved,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs a call on a socket each time it can be written, until it does something; within
+/// [`WRITE_STALL_TIMEOUT`].
+async fn when_writable<T>(stream: &TcpStream, call: impl FnMut() -> io::Result<T>) -> Result<T, LinkError> {
+    Ok(timeout(WRITE_STALL_TIMEOUT, stream.async_io(Interest::WRITABLE, call))
+        .await
+        .map_err(|_| LinkError::WriteStall(WRITE_STALL_TIMEOUT))??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    fn file_of(data: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(data).unwrap();
+        file
+    }
+
+    #[tokio::test]
+    async fn blocks_and_messages_arrive_as_they_were_sent_whatever_the_reads_look_like() {
+        let data: Vec<u8> = (0..300_000u32).map(|n| (n * 7 % 251) as u8).collect();
+        let file = file_of(&data);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (client, server) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (client, mut server) = (client.unwrap(), server.unwrap().0);
+        let sizes = [0usize, 1, 4095, 4096, 262_144];
+        let send = async {
+            for (n, len) in sizes.into_iter().enumerate() {
+                send_messages(&mut server, &[n as u32], &mut Vec::new()).await.unwrap();
+                server.send_blocks(n as u64, &file, n as u64, len).await.unwrap();
+            }
+            server.shutdown().await.unwrap();
+        };
+        let receive = async {
+            let mut reader = FrameReader::new(client, BytesMut::new(), Duration::from_secs(5));
+            for (n, len) in sizes.into_iter().enumerate() {
+                let limits = FrameLimits::with_blocks(262_144);
+                let FrameHeader::Control { len: message } = reader.header(limits).await.unwrap() else { panic!() };
+                assert_eq!(reader.message::<u32>(message).await.unwrap(), n as u32);
+                let header = reader.header(limits).await.unwrap();
+                assert_eq!(header, FrameHeader::Blocks { data_len: len });
+                let mut got = vec![0; len];
+                assert_eq!(reader.blocks(&mut got).await.unwrap(), n as u64);
+                assert!(got == data[n..n + len], "size {len}");
+            }
+            assert!(matches!(reader.header(FrameLimits::CONTROL).await, Err(LinkError::Closed)));
+        };
+        tokio::join!(send, receive);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_became_too_short_ends_the_connection_in_the_middle_of_the_frame() {
+        let file = file_of(&[1; 1000]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (client, server) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let mut server = server.unwrap().0;
+        assert!(server.send_blocks(0, &file, 0, 4096).await.is_err());
+        drop(server);
+        let mut reader = FrameReader::new(client.unwrap(), BytesMut::new(), Duration::from_secs(5));
+        let header = reader.header(FrameLimits::with_blocks(4096)).await.unwrap();
+        assert_eq!(header, FrameHeader::Blocks { data_len: 4096 });
+        assert!(matches!(reader.blocks(&mut [0; 4096]).await, Err(LinkError::Cut)));
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_stops_in_its_middle_is_a_stall() {
+        let (mut here, there) = tokio::io::duplex(64);
+        here.write_all(&blocks_header(0, 100)).await.unwrap();
+        let mut reader = FrameReader::new(there, BytesMut::new(), Duration::from_millis(20));
+        reader.header(FrameLimits::with_blocks(100)).await.unwrap();
+        assert!(matches!(reader.blocks(&mut [0; 100]).await, Err(LinkError::NoAnswer(_))));
+    }
+}

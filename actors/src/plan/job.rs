@@ -1,0 +1,654 @@
+//! The plan of a job: which source is asked for which spans of which file, and when.
+//!
+//! Each source has a window: how much of it may be in flight, from its measured rate. When nothing
+//! is wanted any more, a source that has room is given spans that are late at another one; the first
+//! answer counts. Invariant: every span of every file is exactly one of had, in flight and wanted.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::base::limits::{JOB_IN_FLIGHT_BYTES, MAX_REQUESTS_IN_FLIGHT, STALL_TIMEOUT};
+use crate::base::{Geometry, SpanIndex, SpanSet};
+use crate::plan::file::{FilePlan, Holding, MAX_ASKERS};
+use crate::plan::rate::Rate;
+
+/// A file of the job, numbered in the order in which they were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileIndex(pub u32);
+
+/// One connection of the job; never used again for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceId(pub u64);
+
+/// Ask a source for consecutive spans of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The file.
+    pub file: FileIndex,
+    /// Its spans; not empty.
+    pub spans: Range<u32>,
+}
+
+/// What became of a delivered span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It was the first to arrive; whether the file is complete with it.
+    Used {
+        /// Whether every span of the file is had now.
+        complete: bool,
+    },
+    /// Another source was faster.
+    Wasted,
+}
+
+/// How much time's worth of data a source may have in flight: covers the round trip and a few late
+/// wake-ups, and is little enough that a source which slows down has not taken much with it.
+const WINDOW: Duration = Duration::from_millis(200);
+/// The window of a source that was not measured yet, and the smallest: keeps 1 Gbit/s busy over 8 ms.
+const MIN_WINDOW_BYTES: u64 = 1 << 20;
+/// The largest window.
+const MAX_WINDOW_BYTES: u64 = 8 << 20;
+/// A request states at most so many bytes: a span that is late can be given away span by span, but
+/// the sender is free to send a whole run in one go.
+const MAX_RUN_BYTES: u64 = 1 << 20;
+/// A span is late if it is expected this many times later than another source would deliver it...
+const LATE_FACTOR: u32 = 2;
+/// ... and at least so much later: below it, duplicates would only be noise.
+const LATE_BY: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+struct Asked {
+    file: FileIndex,
+    span: SpanIndex,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct SourcePlan {
+    holdings: HashMap<FileIndex, Holding>,
+    /// What it was asked for and has not answered, in the order asked.
+    queue: VecDeque<Asked>,
+    in_flight_bytes: u64,
+    rate: Rate,
+    /// When it last delivered, or was first asked after being idle.
+    progress: Instant,
+    /// Where its sequence goes on, per file.
+    cursors: HashMap<FileIndex, u32>,
+}
+
+impl SourcePlan {
+    fn window_bytes(&self) -> u64 {
+        let rate = self.rate.bytes_s().unwrap_or(0);
+        let bytes = u128::from(rate) * WINDOW.as_millis() / 1000;
+        (bytes as u64).clamp(MIN_WINDOW_BYTES, MAX_WINDOW_BYTES)
+    }
+
+    /// How long it takes this source to deliver so many bytes.
+    fn time_for(&self, bytes: u64) -> Duration {
+        match self.rate.bytes_s() {
+            Some(rate) => Duration::from_secs_f64((bytes as f64 / rate.max(1) as f64).min(1e6)),
+            None => STALL_TIMEOUT,
+        }
+    }
+
+    /// When this source is expected to deliver the span at `position` of its queue.
+    fn expected_in(&self, position: usize, now: Instant) -> Duration {
+        if now.saturating_duration_since(self.progress) >= STALL_TIMEOUT {
+            return Duration::MAX;
+        }
+        self.time_for(self.queue.iter().take(position + 1).map(|asked| asked.bytes).sum())
+    }
+}
+
+/// The plan of a job.
+#[derive(Debug)]
+pub struct JobPlan {
+    files: BTreeMap<FileIndex, FilePlan>,
+    /// The files that have wanted spans, so that a job of very many is not searched each time.
+    with_wanted: BTreeSet<FileIndex>,
+    sources: BTreeMap<SourceId, SourcePlan>,
+    next_source: u64,
+    in_flight_bytes: u64,
+    rng: fastrand::Rng,
+}
+
+impl JobPlan {
+    /// An empty plan; equal seeds make equal choices.
+    pub fn new(seed: u64) -> JobPlan {
+        JobPlan {
+            files: BTreeMap::new(),
+            with_wanted: BTreeSet::new(),
+            sources: BTreeMap::new(),
+            next_source: 0,
+            in_flight_bytes: 0,
+            rng: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    /// Takes up a file of which `had` is there already.
+    pub fn add_file(&mut self, file: FileIndex, geometry: Geometry, had: SpanSet) {
+        let plan = FilePlan::new(geometry, had);
+        if plan.has_wanted() {
+            self.with_wanted.insert(file);
+        }
+        self.files.insert(file, plan);
+    }
+
+    /// Forgets a file; what is in flight of it is settled as wasted when it arrives.
+    pub fn remove_file(&mut self, file: FileIndex) {
+        self.files.remove(&file);
+        self.with_wanted.remove(&file);
+        for source in self.sources.values_mut() {
+            source.holdings.remove(&file);
+            source.cursors.remove(&file);
+        }
+    }
+
+    /// The plan of one file.
+    pub fn file(&self, file: FileIndex) -> Option<&FilePlan> {
+        self.files.get(&file)
+    }
+
+    /// Bytes that the files in the plan still want, in flight or not.
+    pub fn missing_bytes(&self) -> u64 {
+        self.files.values().map(|plan| plan.geometry().size() - plan.had().len_bytes(plan.geometry())).sum()
+    }
+
+    /// Spans of this file from `horizon` on are not asked for yet, the others in order.
+    pub fn limit_file_to(&mut self, file: FileIndex, horizon: u32) {
+        if let Some(plan) = self.files.get_mut(&file) {
+            plan.limit_to(horizon);
+        }
+    }
+
+    /// A connection that can be asked.
+    pub fn add_source(&mut self, now: Instant) -> SourceId {
+        let id = SourceId(self.next_source);
+        self.next_source += 1;
+        let source = SourcePlan {
+            holdings: HashMap::new(),
+            queue: VecDeque::new(),
+            in_flight_bytes: 0,
+            rate: Rate::new(now),
+            progress: now,
+            cursors: HashMap::new(),
+        };
+        self.sources.insert(id, source);
+        id
+    }
+
+    /// A connection ended: what it was asked for is wanted again. Returns how many spans that were.
+    pub fn remove_source(&mut self, id: SourceId) -> usize {
+        let Some(source) = self.sources.remove(&id) else { return 0 };
+        self.in_flight_bytes -= source.in_flight_bytes;
+        for asked in &source.queue {
+            self.not_delivered(asked.file, asked.span, id);
+        }
+        for (file, holding) in &source.holdings {
+            if let Some(plan) = self.files.get_mut(file) {
+                plan.count_copies(holding, false);
+            }
+        }
+        source.queue.len()
+    }
+
+    /// What a source has of a file; `None`: nothing (any more), and what it was asked for is wanted again.
+    pub fn set_holding(&mut self, id: SourceId, file: FileIndex, holding: Option<Holding>) {
+        let (Some(source), Some(plan)) = (self.sources.get_mut(&id), self.files.get_mut(&file)) else { return };
+        if let Some(old) = source.holdings.remove(&file) {
+            plan.count_copies(&old, false);
+        }
+        if let Some(holding) = holding {
+            plan.count_copies(&holding, true);
+            source.holdings.insert(file, holding);
+            return;
+        }
+        let spans: Vec<SpanIndex> =
+            source.queue.iter().filter(|asked| asked.file == file).map(|asked| asked.span).collect();
+        for span in spans {
+            self.unasked(id, file, span);
+            self.not_delivered(file, span, id);
+        }
+    }
+
+    /// A source has further spans of a file.
+    pub fn extend_holding(&mut self, id: SourceId, file: FileIndex, spans: &[SpanIndex]) {
+        let holding = self.sources.get(&id).and_then(|source| source.holdings.get(&file)).cloned();
+        if let Some(Holding::Spans(mut set)) = holding {
+            spans.iter().for_each(|span| {
+                set.insert(*span);
+            });
+            let holding = if set.is_full() { Holding::All } else { Holding::Spans(set) };
+            self.set_holding(id, file, Some(holding));
+        }
+    }
+
+    /// Whether any source has anything of this file.
+    pub fn has_source(&self, file: FileIndex) -> bool {
+        self.sources.values().any(|source| source.holdings.contains_key(&file))
+    }
+
+    /// Whether this source has anything of this file.
+    pub fn holds(&self, id: SourceId, file: FileIndex) -> bool {
+        self.sources.get(&id).is_some_and(|source| source.holdings.contains_key(&file))
+    }
+
+    /// The sources of the plan.
+    pub fn sources(&self) -> Vec<SourceId> {
+        self.sources.keys().copied().collect()
+    }
+
+    /// Whether this source was asked for anything that it has not answered.
+    pub fn is_asked(&self, id: SourceId) -> bool {
+        self.sources.get(&id).is_some_and(|source| !source.queue.is_empty())
+    }
+
+    /// What to ask of a source now.
+    pub fn assign(&mut self, id: SourceId, now: Instant) -> Vec<Request> {
+        let mut requests = Vec::new();
+        while let Some(request) = self.next_request(id) {
+            self.ask(id, &request, now);
+            requests.push(request);
+        }
+        if requests.is_empty() && !self.is_asked(id) {
+            while let Some(request) = self.next_late(id, now) {
+                self.ask(id, &request, now);
+                requests.push(request);
+            }
+        }
+        requests
+    }
+
+    /// Bytes that the window of this source has room for; the last request may go over it.
+    fn room_bytes(&self, source: &SourcePlan) -> u64 {
+        if source.queue.len() >= MAX_REQUESTS_IN_FLIGHT {
+            return 0;
+        }
+        let window = source.window_bytes().saturating_sub(source.in_flight_bytes);
+        // A source that has nothing in flight gets its one span whatever the others have taken.
+        let job = JOB_IN_FLIGHT_BYTES.saturating_sub(self.in_flight_bytes);
+        if source.queue.is_empty() { window } else { window.min(job) }
+    }
+
+    fn next_request(&mut self, id: SourceId) -> Option<Request> {
+        let source = self.sources.get(&id)?;
+        let room = self.room_bytes(source);
+        if room == 0 {
+            return None;
+        }
+        let held = self.with_wanted.iter().filter_map(|file| Some((*file, source.holdings.get(file)?)));
+        for (file, holding) in held {
+            let plan = self.files.get(&file)?;
+            let cursor = match source.cursors.get(&file) {
+                Some(cursor) => *cursor,
+                None => self.rng.u32(0..plan.geometry().spans() as u32),
+            };
+            let max = room.min(MAX_RUN_BYTES).div_ceil(plan.geometry().span_len_bytes()) as usize;
+            if let Some(spans) = plan.choose(holding, cursor, max, &mut self.rng) {
+                return Some(Request { file, spans });
+            }
+        }
+        None
+    }
+
+    /// A span that is late elsewhere and that this idle source would deliver well before.
+    fn next_late(&self, id: SourceId, now: Instant) -> Option<Request> {
+        let source = self.sources.get(&id)?;
+        if self.room_bytes(source) == 0 {
+            return None;
+        }
+        let late_at = |owner: &SourceId, file: FileIndex, span: SpanIndex| {
+            let owner = self.sources.get(owner)?;
+            let position = owner.queue.iter().position(|asked| asked.file == file && asked.span == span)?;
+            Some(owner.expected_in(position, now))
+        };
+        let (mut latest, mut found) = (Duration::ZERO, None);
+        for (file, holding) in &source.holdings {
+            let Some(plan) = self.files.get(file) else { continue };
+            for (span, askers) in plan.in_flight() {
+                if askers.len() >= MAX_ASKERS || askers.contains(&id) || !holding.contains(span) {
+                    continue;
+                }
+                let Some(expected) = askers.first().and_then(|owner| late_at(owner, *file, span)) else { continue };
+                let ours = source.time_for(source.in_flight_bytes + plan.geometry().len_bytes(span) as u64);
+                let late = expected > ours.saturating_mul(LATE_FACTOR) && expected > ours + LATE_BY;
+                if late && expected > latest {
+                    latest = expected;
+                    found = Some(Request { file: *file, spans: span.number()..span.number() + 1 });
+                }
+            }
+        }
+        found
+    }
+
+    fn ask(&mut self, id: SourceId, request: &Request, now: Instant) {
+        let (Some(source), Some(plan)) = (self.sources.get_mut(&id), self.files.get_mut(&request.file)) else {
+            return;
+        };
+        if source.queue.is_empty() {
+            source.rate.resume(now);
+            source.progress = now;
+        }
+        for number in request.spans.clone() {
+            let Some(span) = plan.geometry().span(u64::from(number)) else { continue };
+            let bytes = plan.geometry().len_bytes(span) as u64;
+            plan.asked(span, id);
+            source.queue.push_back(Asked { file: request.file, span, bytes });
+            source.in_flight_bytes += bytes;
+            self.in_flight_bytes += bytes;
+        }
+        source.cursors.insert(request.file, request.spans.end);
+        if !plan.has_wanted() {
+            self.with_wanted.remove(&request.file);
+        }
+    }
+
+    /// A source delivered a span, and it was verified and written (or found to be had already).
+    pub fn stored(&mut self, id: SourceId, file: FileIndex, span: SpanIndex, now: Instant) -> Settled {
+        let bytes = self.unasked(id, file, span);
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.rate.add(bytes, now);
+            source.progress = now;
+        }
+        let Some(plan) = self.files.get_mut(&file) else { return Settled::Wasted };
+        let new = plan.delivered(span);
+        if !plan.has_wanted() {
+            self.with_wanted.remove(&file);
+        }
+        if new { Settled::Used { complete: plan.is_complete() } } else { Settled::Wasted }
+    }
+
+    /// A source will not deliver this span (it was wrong, or could not be written).
+    pub fn not_stored(&mut self, id: SourceId, file: FileIndex, span: SpanIndex) {
+        self.unasked(id, file, span);
+        self.not_delivered(file, span, id);
+    }
+
+    /// Takes a span off a source's queue; its bytes.
+    fn unasked(&mut self, id: SourceId, file: FileIndex, span: SpanIndex) -> u64 {
+        let Some(source) = self.sources.get_mut(&id) else { return 0 };
+        // Answers come in order, so it is the first or near it.
+        let Some(position) = source.queue.iter().position(|asked| asked.file == file && asked.span == span) else {
+            return 0;
+        };
+        let bytes = source.queue.remove(position).map_or(0, |asked| asked.bytes);
+        source.in_flight_bytes -= bytes;
+        self.in_flight_bytes -= bytes;
+        bytes
+    }
+
+    fn not_delivered(&mut self, file: FileIndex, span: SpanIndex, id: SourceId) {
+        if let Some(plan) = self.files.get_mut(&file) {
+            plan.not_delivered(span, id);
+            if plan.has_wanted() {
+                self.with_wanted.insert(file);
+            }
+        }
+    }
+
+    /// The rate of a source in bytes per second, as of now.
+    pub fn rate_bytes_s(&mut self, id: SourceId, now: Instant) -> u64 {
+        self.sources.get_mut(&id).map_or(0, |source| source.rate.bytes_s_at(now))
+    }
+
+    #[cfg(test)]
+    fn check(&self) {
+        let mut total = 0;
+        for (id, source) in &self.sources {
+            let bytes: u64 = source.queue.iter().map(|asked| asked.bytes).sum();
+            assert_eq!(source.in_flight_bytes, bytes);
+            total += bytes;
+            for asked in &source.queue {
+                let Some(plan) = self.files.get(&asked.file) else { continue };
+                let askers = plan.in_flight().find(|(span, _)| *span == asked.span);
+                let known = askers.is_some_and(|(_, askers)| askers.contains(id));
+                assert!(known || plan.had().contains(asked.span), "{id:?} was asked for {asked:?}, nobody knows");
+            }
+        }
+        assert_eq!(self.in_flight_bytes, total);
+        for (file, plan) in &self.files {
+            plan.check();
+            assert_eq!(plan.has_wanted(), self.with_wanted.contains(file));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SPAN: u64 = 262_144;
+
+    fn geometry(spans: u64) -> Geometry {
+        Geometry::new(spans * SPAN - 100).unwrap()
+    }
+
+    fn plan_of(spans: u64, sources: usize, now: Instant) -> (JobPlan, FileIndex, Vec<SourceId>) {
+        let mut plan = JobPlan::new(7);
+        let file = FileIndex(0);
+        plan.add_file(file, geometry(spans), SpanSet::empty(&geometry(spans)));
+        let ids: Vec<_> = (0..sources).map(|_| plan.add_source(now)).collect();
+        for id in &ids {
+            plan.set_holding(*id, file, Some(Holding::All));
+        }
+        (plan, file, ids)
+    }
+
+    fn spans_of(requests: &[Request]) -> Vec<(FileIndex, SpanIndex)> {
+        let span = |n: u32| Geometry::new(Geometry::MAX_SIZE).unwrap().span(u64::from(n)).unwrap();
+        requests.iter().flat_map(|r| r.spans.clone().map(move |n| (r.file, span(n)))).collect()
+    }
+
+    #[test]
+    fn the_last_span_is_asked_first_because_it_proves_the_size() {
+        let now = Instant::now();
+        let (mut plan, file, ids) = plan_of(50, 1, now);
+        assert_eq!(plan.assign(ids[0], now)[0], Request { file, spans: 49..50 });
+    }
+
+    #[test]
+    fn several_sources_get_different_spans_and_each_gets_some() {
+        let now = Instant::now();
+        let (mut plan, _, ids) = plan_of(16, 3, now);
+        let mut seen = BTreeSet::new();
+        for id in ids {
+            let spans = spans_of(&plan.assign(id, now));
+            assert!(!spans.is_empty());
+            assert!(spans.iter().all(|span| seen.insert(*span)), "asked twice");
+        }
+    }
+
+    #[test]
+    fn an_ordered_output_is_asked_in_order_and_not_past_its_horizon() {
+        let now = Instant::now();
+        let (mut plan, file, ids) = plan_of(100, 1, now);
+        plan.limit_file_to(file, 3);
+        assert_eq!(spans_of(&plan.assign(ids[0], now)).len(), 3);
+        assert_eq!(plan.assign(ids[0], now), []);
+        plan.limit_file_to(file, 4);
+        assert_eq!(plan.assign(ids[0], now), [Request { file, spans: 3..4 }]);
+    }
+
+    #[test]
+    fn the_spans_of_a_stalled_source_go_to_an_idle_one_and_the_loser_is_wasted() {
+        let now = Instant::now();
+        let (mut plan, file, ids) = plan_of(2, 2, now);
+        let taken = spans_of(&plan.assign(ids[0], now));
+        assert_eq!(taken.len(), 2);
+        assert_eq!(plan.assign(ids[1], now), [], "nothing is late yet");
+        let later = now + STALL_TIMEOUT;
+        let stolen = spans_of(&plan.assign(ids[1], later));
+        assert_eq!(stolen.len(), 2);
+        plan.check();
+        for (file, span) in &stolen {
+            assert!(matches!(plan.stored(ids[1], *file, *span, later), Settled::Used { .. }));
+        }
+        assert!(plan.file(file).unwrap().is_complete());
+        assert_eq!(plan.stored(ids[0], file, taken[0].1, later), Settled::Wasted);
+        plan.check();
+    }
+
+    #[test]
+    fn the_rarest_span_is_asked_first_once_there_are_partial_sources() {
+        let now = Instant::now();
+        let (mut plan, file, ids) = plan_of(9, 3, now);
+        let g = geometry(9);
+        let all_but = |missing: u64| {
+            let mut set = SpanSet::full(&g);
+            set.remove(g.span(missing).unwrap());
+            Holding::Spans(set)
+        };
+        plan.set_holding(ids[1], file, Some(all_but(4)));
+        plan.set_holding(ids[2], file, Some(all_but(4)));
+        // the last span goes first for the proof of the size
+        let spans = spans_of(&plan.assign(ids[0], now));
+        assert_eq!((spans[0].1.number(), spans[1].1.number()), (8, 4));
+    }
+
+    #[test]
+    fn a_window_follows_the_measured_rate_within_its_bounds() {
+        let mut now = Instant::now();
+        let (mut plan, _, ids) = plan_of(4000, 1, now);
+        let first = plan.assign(ids[0], now);
+        // the short last span, then whole ones until the window is full
+        assert_eq!(spans_of(&first).len() as u64, MIN_WINDOW_BYTES / SPAN + 1);
+        let mut queue: VecDeque<_> = spans_of(&first).into();
+        // 100 MB/s for two seconds: a window of 20 MB is cut to the largest
+        for _ in 0..800 {
+            now += Duration::from_micros(2621);
+            let (file, span) = queue.pop_front().unwrap();
+            plan.stored(ids[0], file, span, now);
+            queue.extend(spans_of(&plan.assign(ids[0], now)));
+        }
+        assert!(queue.len() as u64 >= MAX_WINDOW_BYTES / SPAN, "{}", queue.len());
+        assert!(queue.len() as u64 <= (MAX_WINDOW_BYTES + MAX_RUN_BYTES) / SPAN, "{}", queue.len());
+    }
+
+    /// What can happen to a job, as the naive model below replays it.
+    #[derive(Clone, Debug)]
+    enum Step {
+        AddSource(Vec<Option<u64>>),
+        RemoveSource(usize),
+        Assign(usize),
+        Deliver(usize),
+        Refuse(usize),
+        Missing(usize, u32),
+        Have(usize, u32, u64),
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            2 => prop::collection::vec(prop::option::of(any::<u64>()), 3).prop_map(Step::AddSource),
+            1 => (0usize..8).prop_map(Step::RemoveSource),
+            8 => (0usize..8).prop_map(Step::Assign),
+            16 => (0usize..8).prop_map(Step::Deliver),
+            1 => (0usize..8).prop_map(Step::Refuse),
+            1 => (0usize..8, 0u32..3).prop_map(|(s, f)| Step::Missing(s, f)),
+            2 => (0usize..8, 0u32..3, 0u64..70).prop_map(|(s, f, n)| Step::Have(s, f, n)),
+            1 => (1u64..5000).prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+        /// A model that only remembers which source was asked for what: whatever happens, no span is
+        /// lost or asked of more than two, and a source that holds everything ends the job.
+        #[test]
+        fn every_span_is_exactly_one_of_had_in_flight_and_wanted(
+            sizes in prop::collection::vec(0u64..70 * SPAN, 3),
+            steps in prop::collection::vec(step(), 0..120),
+        ) {
+            let mut now = Instant::now();
+            let mut plan = JobPlan::new(1);
+            let geometries: Vec<_> = sizes.iter().map(|size| Geometry::new(*size).unwrap()).collect();
+            for (n, g) in geometries.iter().enumerate() {
+                plan.add_file(FileIndex(n as u32), *g, SpanSet::empty(g));
+            }
+            let mut asked: Vec<(SourceId, VecDeque<(FileIndex, SpanIndex)>)> = Vec::new();
+            let mut had: BTreeSet<(FileIndex, SpanIndex)> = BTreeSet::new();
+            for step in steps {
+                match step {
+                    Step::AddSource(holdings) if asked.len() < 8 => {
+                        let id = plan.add_source(now);
+                        for (n, seed) in holdings.into_iter().enumerate() {
+                            let g = &geometries[n];
+                            let holding = match seed {
+                                None => Holding::All,
+                                Some(seed) => {
+                                    let mut rng = fastrand::Rng::with_seed(seed);
+                                    let mut set = SpanSet::empty(g);
+                                    g.all_spans().for_each(|s| if rng.bool() { set.insert(s); });
+                                    Holding::Spans(set)
+                                }
+                            };
+                            plan.set_holding(id, FileIndex(n as u32), Some(holding));
+                        }
+                        asked.push((id, VecDeque::new()));
+                    }
+                    Step::RemoveSource(n) if n < asked.len() => {
+                        let (id, _) = asked.remove(n);
+                        plan.remove_source(id);
+                    }
+                    Step::Assign(n) if n < asked.len() => {
+                        let new = spans_of(&plan.assign(asked[n].0, now));
+                        for span in &new {
+                            prop_assert!(!had.contains(span), "asked for what is had");
+                            prop_assert!(!asked[n].1.contains(span), "asked twice of one source");
+                        }
+                        asked[n].1.extend(new);
+                    }
+                    Step::Deliver(n) if n < asked.len() => {
+                        let (id, queue) = &mut asked[n];
+                        if let Some((file, span)) = queue.pop_front() {
+                            let settled = plan.stored(*id, file, span, now);
+                            prop_assert_eq!(had.insert((file, span)), matches!(settled, Settled::Used { .. }));
+                        }
+                    }
+                    Step::Refuse(n) if n < asked.len() => {
+                        let (id, queue) = &mut asked[n];
+                        if let Some((file, span)) = queue.pop_front() {
+                            plan.not_stored(*id, file, span);
+                        }
+                    }
+                    Step::Missing(n, file) if n < asked.len() => {
+                        plan.set_holding(asked[n].0, FileIndex(file), None);
+                        asked[n].1.retain(|(f, _)| f.0 != file);
+                    }
+                    Step::Have(n, file, span) if n < asked.len() => {
+                        if let Some(span) = geometries[file as usize].span(span) {
+                            plan.extend_holding(asked[n].0, FileIndex(file), &[span]);
+                        }
+                    }
+                    Step::Wait(ms) => now += Duration::from_millis(ms),
+                    _ => {}
+                }
+                plan.check();
+                for (span, count) in asked.iter().flat_map(|(_, queue)| queue).fold(BTreeMap::new(), |mut map, span| {
+                    *map.entry(*span).or_insert(0) += 1;
+                    map
+                }) {
+                    prop_assert!(count <= MAX_ASKERS || had.contains(&span), "{span:?} asked of {count}");
+                }
+            }
+            // One good source ends it, whatever the others still owe.
+            for (id, _) in asked {
+                plan.remove_source(id);
+            }
+            let good = plan.add_source(now);
+            for n in 0..3 {
+                plan.set_holding(good, FileIndex(n), Some(Holding::All));
+            }
+            loop {
+                let spans = spans_of(&plan.assign(good, now));
+                if spans.is_empty() { break }
+                for (file, span) in spans {
+                    plan.stored(good, file, span, now);
+                }
+            }
+            prop_assert_eq!(plan.missing_bytes(), 0);
+        }
+    }
+}

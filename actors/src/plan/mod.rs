@@ -1,0 +1,15 @@
+//! Pure decisions: which span to ask of whom, whom to dial, when to give up. No sockets, no files, no
+//! actors; the time is an argument and randomness comes from a seed, so that thousands of cases run
+//! without a runtime.
+
+mod ending;
+mod file;
+mod holders;
+mod job;
+mod rate;
+
+pub use ending::{Ending, Policy};
+pub use file::{FilePlan, Holding};
+pub use holders::{DialState, Holders};
+pub use job::{FileIndex, JobPlan, Request, Settled, SourceId};
+pub use rate::Rate;
