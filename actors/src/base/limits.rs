@@ -51,6 +51,8 @@ pub const MAX_PAGE_ENTRIES: usize = 1000;
 pub const MAX_PEERS: usize = 100_000;
 /// Files registered by one peer.
 pub const MAX_FILES_PER_PEER: usize = 1_000_000;
+/// Files registered by all peers of one tracker: some gigabytes of memory at most.
+pub const MAX_CATALOGUE_ENTRIES: usize = 10_000_000;
 
 // ---- time ----
 

@@ -4,6 +4,7 @@
 //! accepted can neither leave the folder, nor clash with what an operating system reserves, nor
 //! look like another name to a person who reads it.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -28,6 +29,13 @@ impl FileName {
     /// The last part: the name under which `get` saves the file.
     pub fn last(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+}
+
+/// A name is ordered, compared and hashed as its text, so a table of names can be searched with one.
+impl Borrow<str> for FileName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -1,12 +1,16 @@
-//! Pure decisions: which span to ask of whom, whom to dial, when to give up. No sockets, no files, no
+//! Pure decisions: which span to ask of whom, whom to dial, when to give up; and on the tracker's
+//! side who has what, and who has to confirm it when. No sockets, no files, no
 //! actors; the time is an argument and randomness comes from a seed, so that thousands of cases run
 //! without a runtime.
 
+pub mod catalogue;
+pub mod confirmation;
 mod ending;
 mod file;
 mod holders;
 mod job;
 mod rate;
+mod slab;
 
 pub use ending::{Ending, Policy};
 pub use file::{FilePlan, Holding};
