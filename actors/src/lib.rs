@@ -11,4 +11,5 @@ pub mod base;
 pub mod net;
 pub mod peer;
 pub mod plan;
+pub mod tracker;
 pub mod wire;

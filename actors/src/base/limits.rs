@@ -82,6 +82,8 @@ pub const TRACKER_RETRY_MAX: Duration = Duration::from_secs(10);
 pub const TRACKER_START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a step of an ordered shutdown may take before it is cut short.
 pub const SHUTDOWN_STEP_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a side that closes a connection goes on reading, so that its last words are not lost.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Wait after a failed accept (no descriptors left), so that the loop does not spin.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// Changes of the folder that come closer together than this are taken as one.
@@ -95,6 +97,12 @@ pub const BUSY_RETRY: Duration = Duration::from_secs(2);
 
 /// Connections of peers and askers at one tracker.
 pub const MAX_TRACKER_CONNECTIONS: usize = 20_000;
+/// Connections over that cap that are told so at the same time; more are closed without a word.
+pub const MAX_REFUSING_CONNECTIONS: usize = 64;
+/// Connections that wait to be accepted: a tracker's peers come back all at once.
+pub const LISTEN_BACKLOG: u32 = 1024;
+/// Bytes of buffers that a control connection keeps between messages.
+pub const LINK_KEEP_BYTES: usize = 64 << 10;
 /// Upload connections of one peer.
 pub const MAX_UPLOAD_CONNECTIONS: usize = 256;
 /// Download connections of one job.

@@ -12,7 +12,9 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::base::limits::{HELLO_TIMEOUT, MAX_FRAMES_PER_BATCH, WRITE_STALL_TIMEOUT};
+use crate::base::limits::{
+    HELLO_TIMEOUT, LINGER_TIMEOUT, LINK_KEEP_BYTES, MAX_FRAMES_PER_BATCH, WRITE_STALL_TIMEOUT,
+};
 use crate::wire::codec;
 use crate::wire::frame::{FrameError, FrameLimits};
 
@@ -37,6 +39,9 @@ pub enum LinkError {
     /// The other side took nothing for so long.
     #[error("the other side read nothing for {} s", .0.as_secs())]
     WriteStall(Duration),
+    /// Nothing came for so long.
+    #[error("nothing came for {} s", .0.as_secs())]
+    Idle(Duration),
     /// No greeting in time.
     #[error("no greeting within {} s", .0.as_secs())]
     NoHello(Duration),
@@ -112,6 +117,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlLink<S> {
     }
 
     async fn fill(&mut self) -> Result<(), LinkError> {
+        // One long message must not cost its bytes for the rest of the connection.
+        if self.incoming.is_empty() && self.incoming.capacity() > LINK_KEEP_BYTES {
+            self.incoming = BytesMut::new();
+        }
         self.incoming.reserve(READ_BYTES);
         if self.stream.read_buf(&mut self.incoming).await? > 0 {
             return Ok(());
@@ -129,12 +138,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlLink<S> {
         for message in messages {
             codec::encode(message, &mut self.outgoing)?;
         }
-        write_all(&mut self.stream, &self.outgoing).await
+        let written = write_all(&mut self.stream, &self.outgoing).await;
+        self.outgoing.clear();
+        self.outgoing.shrink_to(LINK_KEEP_BYTES);
+        written
     }
 
     /// Closes our direction, so that what was written arrives before the end does.
+    ///
+    /// What still comes is read and dropped until the other side closes too, for
+    /// [`LINGER_TIMEOUT`] at most: a socket closed with unread bytes in it resets the connection,
+    /// and the reset overtakes the last words.
     pub async fn finish(mut self) {
-        let _ = timeout(WRITE_STALL_TIMEOUT, self.stream.shutdown()).await;
+        let linger = async {
+            self.stream.shutdown().await?;
+            let mut dropped = [0; 1024];
+            while self.stream.read(&mut dropped).await? > 0 {}
+            Ok::<(), io::Error>(())
+        };
+        // Nothing is left to be done if it fails or takes too long.
+        let _ = timeout(LINGER_TIMEOUT, linger).await;
     }
 }
 

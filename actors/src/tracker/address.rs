@@ -1,0 +1,42 @@
+//! Under which address a holder is told to an asker.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// The address of a holder as an asker from `asker` can use it, who reached the tracker at
+/// `reached_at`. All three are canonical: no IPv4 address in IPv6 form.
+///
+/// A holder on the tracker's own machine that came over loopback is seen at a loopback address,
+/// which means another machine to everybody else. They are told the address by which they
+/// themselves reached that machine.
+pub(super) fn seen_by(holder: SocketAddr, asker: IpAddr, reached_at: IpAddr) -> SocketAddr {
+    if holder.ip().is_loopback() && !asker.is_loopback() {
+        SocketAddr::new(reached_at, holder.port())
+    } else {
+        holder
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_at_loopback_is_told_to_others_where_they_reached_the_tracker() {
+        for (holder, asker, reached_at, told) in [
+            ("127.0.0.1:9", "127.0.0.1", "127.0.0.1", "127.0.0.1:9"),
+            ("127.0.0.5:9", "127.0.0.1", "127.0.0.1", "127.0.0.5:9"),
+            ("127.0.0.1:9", "10.0.0.7", "10.0.0.1", "10.0.0.1:9"),
+            ("127.8.8.8:9", "10.0.0.7", "10.0.0.1", "10.0.0.1:9"),
+            ("[::1]:9", "10.0.0.7", "10.0.0.1", "10.0.0.1:9"),
+            ("[::1]:9", "::1", "::1", "[::1]:9"),
+            ("[::1]:9", "2001:db8::7", "2001:db8::1", "[2001:db8::1]:9"),
+            ("10.0.0.3:9", "10.0.0.7", "10.0.0.1", "10.0.0.3:9"),
+            ("10.0.0.3:9", "127.0.0.1", "127.0.0.1", "10.0.0.3:9"),
+            // The tracker's machine reaches itself by its outer address too.
+            ("127.0.0.1:9", "10.0.0.1", "10.0.0.1", "10.0.0.1:9"),
+        ] {
+            let seen = seen_by(holder.parse().unwrap(), asker.parse().unwrap(), reached_at.parse().unwrap());
+            assert_eq!(seen.to_string(), told, "{holder} asked for by {asker}");
+        }
+    }
+}

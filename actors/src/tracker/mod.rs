@@ -1,0 +1,288 @@
+//! The tracker: who has what, told to whoever asks. It carries no file data and dials nobody.
+//!
+//! ```text
+//! accept loop ──> Tracker ──starts──> TrackerSession <──Frames/Answers── task that owns the socket
+//!                                        │     ^
+//!                                Requests│     │Order (CONFIRM, close)
+//!                                        v     │
+//!                  RefreshScheduler <─> PeerRegistry (the catalogue) ──> TrackerEvent
+//! ```
+//!
+//! The task that owns a socket awaits the answers to what it read before it reads on, so what a
+//! connection can have waiting here is one batch of requests, one frame's worth of answers and a few
+//! pushes. No queue grows with what others send.
+//!
+//! All of these actors live on the arbiter that starts the tracker.
+
+mod address;
+mod events;
+mod registry;
+mod scheduler;
+mod session;
+mod socket;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::base::limits::{
+    LISTEN_BACKLOG, MAX_REFUSING_CONNECTIONS, MAX_TRACKER_CONNECTIONS, MIN_REFRESH_INTERVAL,
+    SHUTDOWN_STEP_TIMEOUT,
+};
+use crate::net::listener::accept_until;
+use crate::plan::catalogue::{Catalogue, CatalogueLimits, ConnectionId};
+use crate::plan::confirmation::Schedule;
+use crate::wire::Hello;
+pub use events::{LeaveReason, TrackerEvent};
+use registry::PeerRegistry;
+use session::TrackerSession;
+
+/// How a tracker is to run.
+#[derive(Clone, Debug)]
+pub struct TrackerConfig {
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// How often each peer confirms its list.
+    pub refresh_interval: Duration,
+}
+
+/// The caps of a tracker, where they are not the usual ones.
+#[derive(Clone, Copy, Debug)]
+pub struct TrackerLimits {
+    /// Connections of peers and askers.
+    pub connections: usize,
+    /// Caps of the catalogue.
+    pub catalogue: CatalogueLimits,
+}
+
+impl Default for TrackerLimits {
+    fn default() -> TrackerLimits {
+        TrackerLimits { connections: MAX_TRACKER_CONNECTIONS, catalogue: CatalogueLimits::default() }
+    }
+}
+
+/// Why a tracker cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum TrackerError {
+    /// Somebody listens there.
+    #[error("cannot listen on {0}: the port is in use; stop the other program or choose another port")]
+    PortInUse(SocketAddr),
+    /// The system does not let us.
+    #[error("cannot listen on {0}: no permission; choose a port from 1024 on")]
+    NoPermission(SocketAddr),
+    /// Another failure to listen.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// An interval in which a busy machine looks dead.
+    #[error("a refresh interval of {0:?} is too short; the shortest is {MIN_REFRESH_INTERVAL:?}")]
+    RefreshInterval(Duration),
+}
+
+/// A running tracker. Dropping the handle leaves it running until its arbiter ends.
+#[derive(Debug)]
+pub struct TrackerHandle {
+    /// Where it listens.
+    pub address: SocketAddr,
+    tracker: Addr<Tracker>,
+}
+
+impl TrackerHandle {
+    /// Ends the tracker in order: no new connections, the present ones closed and their peers
+    /// reported as gone, then the actors. Each step takes at most [`SHUTDOWN_STEP_TIMEOUT`].
+    pub async fn stop(self) {
+        if self.tracker.send(Shutdown).await.is_err() {
+            log::warn!("the tracker on {} had ended before it was stopped", self.address);
+        }
+    }
+}
+
+/// Starts a tracker on the current arbiter; connections are accepted when this returns.
+///
+/// # Errors
+/// The address cannot be listened on, or the interval is below [`MIN_REFRESH_INTERVAL`].
+///
+/// # Panics
+/// Outside of an actix system.
+pub fn start(config: TrackerConfig, events: Recipient<TrackerEvent>) -> Result<TrackerHandle, TrackerError> {
+    start_with(config, TrackerLimits::default(), events)
+}
+
+/// As [`start`], with caps of one's own.
+///
+/// # Errors
+/// As [`start`].
+///
+/// # Panics
+/// As [`start`].
+pub fn start_with(
+    config: TrackerConfig,
+    limits: TrackerLimits,
+    events: Recipient<TrackerEvent>,
+) -> Result<TrackerHandle, TrackerError> {
+    if config.refresh_interval < MIN_REFRESH_INTERVAL {
+        return Err(TrackerError::RefreshInterval(config.refresh_interval));
+    }
+    let listener = listen(config.listen).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => TrackerError::PortInUse(config.listen),
+        io::ErrorKind::PermissionDenied => TrackerError::NoPermission(config.listen),
+        _ => TrackerError::Listen { address: config.listen, source },
+    })?;
+    let address =
+        listener.local_addr().map_err(|source| TrackerError::Listen { address: config.listen, source })?;
+
+    let (connections, actors) = (TaskTracker::new(), TaskTracker::new());
+    let catalogue = Catalogue::new(limits.catalogue, fastrand::Rng::new());
+    let schedule = Schedule::new(config.refresh_interval, fastrand::Rng::new());
+    let registry = PeerRegistry::start_with(catalogue, schedule, config.refresh_interval, events, &actors);
+    let tracker = Tracker {
+        registry,
+        refresh_interval: config.refresh_interval,
+        slots: Arc::new(Semaphore::new(limits.connections)),
+        refusals: Arc::new(Semaphore::new(MAX_REFUSING_CONNECTIONS)),
+        full: false,
+        next_connection: 0,
+        stop: CancellationToken::new(),
+        connections,
+        _alive: actors.token(),
+        actors,
+    };
+    let (stop, tasks) = (tracker.stop.clone(), tracker.connections.clone());
+    let tracker = tracker.start();
+    let accepted = tracker.clone();
+    tasks.spawn_local(accept_until(listener, stop, move |stream, from| {
+        let taken = accepted.send(Accepted { stream, from });
+        async move {
+            // It fails when the tracker has ended; then the loop ends too.
+            let _ = taken.await;
+        }
+    }));
+    Ok(TrackerHandle { address, tracker })
+}
+
+/// A listening socket with room for many that come at once, as peers do after a restart.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // On Unix this lets a restarted tracker have its port again at once, and no second one take it.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
+}
+
+/// The tracker's own greeting. Its id is made up: nobody looks a tracker up by it.
+fn own_hello() -> Hello {
+    Hello::new("tracker".parse().expect("these are letters"))
+}
+
+/// Starts a session per connection, and orders the shutdown.
+struct Tracker {
+    registry: Addr<PeerRegistry>,
+    refresh_interval: Duration,
+    slots: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    /// Whether the last connection found no slot: a flood is logged once.
+    full: bool,
+    next_connection: u64,
+    stop: CancellationToken,
+    /// The accept loop, the sessions and their sockets.
+    connections: TaskTracker,
+    actors: TaskTracker,
+    _alive: TaskTrackerToken,
+}
+
+impl Actor for Tracker {
+    type Context = Context<Tracker>;
+}
+
+/// A connection came.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Accepted {
+    stream: TcpStream,
+    from: SocketAddr,
+}
+
+/// End in order; answered when all is gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Shutdown;
+
+/// End: sent by the one that started an actor.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Stop;
+
+impl Handler<Accepted> for Tracker {
+    type Result = ();
+
+    fn handle(&mut self, Accepted { stream, from }: Accepted, _: &mut Context<Tracker>) {
+        // Both fail only for a connection that is closed already.
+        let (Ok(reached), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { return };
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+            if !self.full {
+                self.full = true;
+                log::warn!("{from} and more are refused: this tracker has as many connections as it takes");
+            }
+            if let Ok(slot) = Arc::clone(&self.refusals).try_acquire_owned() {
+                let refusing = socket::refuse_for_want_of_room(stream, slot);
+                let stop = self.stop.clone();
+                self.connections.spawn_local(async move { stop.run_until_cancelled(refusing).await });
+            }
+            return;
+        };
+        self.full = false;
+        let connection = ConnectionId(self.next_connection);
+        self.next_connection += 1;
+        TrackerSession::start_on(
+            session::Connection {
+                id: connection,
+                from: SocketAddr::new(from.ip().to_canonical(), from.port()),
+                reached_at: reached.ip().to_canonical(),
+            },
+            stream,
+            slot,
+            self.refresh_interval,
+            &self.registry,
+            &self.stop,
+            &self.connections,
+        );
+    }
+}
+
+impl Handler<Shutdown> for Tracker {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Shutdown, ctx: &mut Context<Tracker>) -> ResponseFuture<()> {
+        self.stop.cancel();
+        self.connections.close();
+        self.actors.close();
+        let (connections, actors) = (self.connections.clone(), self.actors.clone());
+        let registry = self.registry.clone();
+        // The accept loop may wait for this actor: it ends now, the steps are a task of their own.
+        ctx.stop();
+        Box::pin(async move {
+            if timeout(SHUTDOWN_STEP_TIMEOUT, connections.wait()).await.is_err() {
+                log::warn!("{} connections were not closed in time", connections.len());
+            }
+            registry.do_send(Stop);
+            drop(registry);
+            if timeout(SHUTDOWN_STEP_TIMEOUT, actors.wait()).await.is_err() {
+                log::warn!("{} of the tracker's actors did not end in time", actors.len());
+            }
+        })
+    }
+}

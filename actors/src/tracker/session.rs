@@ -1,0 +1,164 @@
+//! One connection of a tracker: who is behind it, and what it is asked and told.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::registry::{Answers, ConnectionEnded, PeerRegistry, Requests, refused};
+use super::{own_hello, socket};
+use crate::base::PeerId;
+use crate::base::limits::{MAX_AGENT_BYTES, MAX_PENDING_PUSHES};
+use crate::net::LinkError;
+use crate::net::listener::Slot;
+use crate::plan::catalogue::ConnectionId;
+use crate::wire::tracker::{FromTracker, ToTracker};
+use crate::wire::{Refusal, VERSION};
+
+/// A connection as the tracker sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Connection {
+    pub(super) id: ConnectionId,
+    /// Where it comes from; the IP is canonical.
+    pub(super) from: SocketAddr,
+    /// The address of ours that it dialled, canonical.
+    pub(super) reached_at: IpAddr,
+}
+
+/// Decides what the messages of one connection mean; a task of its own moves the bytes.
+pub(super) struct TrackerSession {
+    connection: Connection,
+    /// Who greeted; `None` before HELLO.
+    peer: Option<PeerId>,
+    registry: Addr<PeerRegistry>,
+    pushes: mpsc::Sender<FromTracker>,
+    stop: CancellationToken,
+    _alive: TaskTrackerToken,
+}
+
+/// Messages that came, in order; the socket is read again when the answers are written.
+#[derive(Message)]
+#[rtype(result = "Answers")]
+pub(super) struct Frames(pub(super) Vec<ToTracker>);
+
+/// What the registry wants of a session.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) enum Order {
+    /// Send this.
+    Push(FromTracker),
+    /// Close the connection: it speaks for nobody any more.
+    Close,
+}
+
+/// The socket's task has ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct SocketEnded(pub(super) Result<(), LinkError>);
+
+impl TrackerSession {
+    /// Starts a session and the task that owns its socket.
+    pub(super) fn start_on(
+        connection: Connection,
+        stream: TcpStream,
+        slot: Slot,
+        refresh_interval: Duration,
+        registry: &Addr<PeerRegistry>,
+        stop: &CancellationToken,
+        tasks: &TaskTracker,
+    ) {
+        let (pushes, to_push) = mpsc::channel(MAX_PENDING_PUSHES);
+        let stop = stop.child_token();
+        let session = TrackerSession {
+            connection,
+            peer: None,
+            registry: registry.clone(),
+            pushes,
+            stop: stop.clone(),
+            _alive: tasks.token(),
+        }
+        .start();
+        tasks.spawn_local(socket::run(stream, slot, session, to_push, stop, refresh_interval));
+    }
+
+    /// The first message: it has to be HELLO in our version.
+    fn greet(&mut self, first: Option<ToTracker>) -> Answers {
+        let refusal = match first {
+            Some(ToTracker::Hello(hello)) if hello.version != VERSION => {
+                refused(Refusal::Version, hello.version_mismatch())
+            }
+            Some(ToTracker::Hello(hello)) if hello.agent.len() > MAX_AGENT_BYTES => {
+                refused(Refusal::Protocol, "the description in HELLO is too long")
+            }
+            Some(ToTracker::Hello(hello)) => {
+                self.peer = Some(hello.peer);
+                let frames = vec![FromTracker::Hello(own_hello())];
+                return Answers { frames, ..Answers::default() };
+            }
+            _ => refused(Refusal::Protocol, "the first message was not HELLO"),
+        };
+        if let FromTracker::Refused { why, .. } = &refusal {
+            log::warn!("{} was refused: {}", self.connection.from, why.escape_debug());
+        }
+        let frames = vec![FromTracker::Hello(own_hello()), refusal];
+        Answers { frames, close: true, ..Answers::default() }
+    }
+}
+
+impl Actor for TrackerSession {
+    type Context = Context<TrackerSession>;
+}
+
+impl Handler<Frames> for TrackerSession {
+    type Result = ResponseFuture<Answers>;
+
+    fn handle(&mut self, Frames(frames): Frames, ctx: &mut Context<TrackerSession>) -> Self::Result {
+        let Some(peer) = self.peer.clone() else {
+            let mut frames = frames.into_iter();
+            let mut answers = self.greet(frames.next());
+            answers.rest = frames.collect();
+            return Box::pin(std::future::ready(answers));
+        };
+        let answers = self.registry.send(Requests {
+            connection: self.connection,
+            peer,
+            requests: frames,
+            session: ctx.address().recipient(),
+        });
+        // Without a registry the tracker is ending.
+        Box::pin(async move { answers.await.unwrap_or(Answers { close: true, ..Answers::default() }) })
+    }
+}
+
+impl Handler<Order> for TrackerSession {
+    type Result = ();
+
+    fn handle(&mut self, order: Order, _: &mut Context<TrackerSession>) {
+        match order {
+            // One CONFIRM waits at a time, or two: more of them mean that the socket takes nothing.
+            Order::Push(frame) => {
+                if self.pushes.try_send(frame).is_err() {
+                    self.stop.cancel();
+                }
+            }
+            Order::Close => self.stop.cancel(),
+        }
+    }
+}
+
+impl Handler<SocketEnded> for TrackerSession {
+    type Result = ();
+
+    fn handle(&mut self, SocketEnded(end): SocketEnded, ctx: &mut Context<TrackerSession>) {
+        let faulty = matches!(end, Err(LinkError::Frame(_)));
+        let why = end.map_or_else(|error| error.to_string(), |()| "the tracker closed the connection".into());
+        let Connection { id: connection, from, .. } = self.connection;
+        self.registry.do_send(ConnectionEnded { connection, from, why, faulty });
+        ctx.stop();
+    }
+}
