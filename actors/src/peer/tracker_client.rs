@@ -1,7 +1,6 @@
 //! A connection to a tracker for somebody who only asks: `who-has`, `ls`, `peers`.
 
 use std::io;
-use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -48,7 +47,6 @@ pub enum AskError {
 pub struct TrackerClient {
     tracker: TrackerAddress,
     link: ControlLink<TcpStream>,
-    answer_timeout: Duration,
 }
 
 impl TrackerClient {
@@ -60,8 +58,7 @@ impl TrackerClient {
         let unreachable = |source| AskError::Unreachable { tracker: tracker.clone(), source };
         let stream = tracker.dial().await.map_err(unreachable)?;
         let link = ControlLink::new(stream);
-        let mut client =
-            TrackerClient { tracker: tracker.clone(), link, answer_timeout: TRACKER_ANSWER_TIMEOUT };
+        let mut client = TrackerClient { tracker: tracker.clone(), link };
         let version = hello.version;
         let greeting = async {
             client.link.write(&[ToTracker::Hello(hello)]).await?;
@@ -158,7 +155,7 @@ impl TrackerClient {
     }
 
     async fn answer(&mut self) -> Result<FromTracker, AskError> {
-        let limit = self.answer_timeout;
+        let limit = TRACKER_ANSWER_TIMEOUT;
         match timeout(limit, self.link.read()).await.unwrap_or(Err(LinkError::NoAnswer(limit))) {
             Ok(FromTracker::Refused { refusal, why }) => {
                 Err(AskError::Refused { tracker: self.tracker.clone(), refusal, why })
