@@ -126,7 +126,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 ///
 /// # Errors
 /// A message over the limit, a socket that failed, a reader that stalls.
-pub async fn send_messages<W, M>(stream: &mut W, messages: &[M], scratch: &mut Vec<u8>) -> Result<(), LinkError>
+pub async fn send_messages<W, M>(
+    stream: &mut W,
+    messages: &[M],
+    scratch: &mut Vec<u8>,
+) -> Result<(), LinkError>
 where
     W: AsyncWrite + Unpin,
     M: Serialize,
@@ -157,7 +161,13 @@ pub trait BlocksSink {
 impl BlocksSink for TcpStream {
     /// The data goes from the page cache into the socket without passing through the program
     /// (`sendfile`), and the header is held back to travel with it (`MSG_MORE`).
-    async fn send_blocks(&mut self, first_block: u64, file: &File, offset: u64, len: usize) -> Result<(), LinkError> {
+    async fn send_blocks(
+        &mut self,
+        first_block: u64,
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> Result<(), LinkError> {
         let header = blocks_header(first_block, len);
         let mut sent = 0;
         let flags = if len > 0 { SendFlags::MORE | SendFlags::NOSIGNAL } else { SendFlags::NOSIGNAL };
@@ -168,7 +178,8 @@ impl BlocksSink for TcpStream {
         let mut at = offset;
         let mut left = len;
         while left > 0 {
-            let moved = when_writable(self, || Ok(rustix::fs::sendfile(self.as_fd(), file, Some(&mut at), left)?));
+            let moved =
+                when_writable(self, || Ok(rustix::fs::sendfile(self.as_fd(), file, Some(&mut at), left)?));
             match moved.await? {
                 0 => return Err(LinkError::Io(io::ErrorKind::UnexpectedEof.into())),
                 moved => left -= moved,
@@ -204,7 +215,8 @@ mod tests {
         let data: Vec<u8> = (0..300_000u32).map(|n| (n * 7 % 251) as u8).collect();
         let file = file_of(&data);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (client, server) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (client, server) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let (client, mut server) = (client.unwrap(), server.unwrap().0);
         let sizes = [0usize, 1, 4095, 4096, 262_144];
         let send = async {
@@ -218,7 +230,9 @@ mod tests {
             let mut reader = FrameReader::new(client, BytesMut::new(), Duration::from_secs(5));
             for (n, len) in sizes.into_iter().enumerate() {
                 let limits = FrameLimits::with_blocks(262_144);
-                let FrameHeader::Control { len: message } = reader.header(limits).await.unwrap() else { panic!() };
+                let FrameHeader::Control { len: message } = reader.header(limits).await.unwrap() else {
+                    panic!()
+                };
                 assert_eq!(reader.message::<u32>(message).await.unwrap(), n as u32);
                 let header = reader.header(limits).await.unwrap();
                 assert_eq!(header, FrameHeader::Blocks { data_len: len });
@@ -235,7 +249,8 @@ mod tests {
     async fn a_file_that_became_too_short_ends_the_connection_in_the_middle_of_the_frame() {
         let file = file_of(&[1; 1000]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (client, server) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (client, server) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let mut server = server.unwrap().0;
         assert!(server.send_blocks(0, &file, 0, 4096).await.is_err());
         drop(server);

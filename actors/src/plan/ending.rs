@@ -108,12 +108,20 @@ mod tests {
     #[test]
     fn who_lies_is_never_asked_again_and_who_fails_is_a_few_times() {
         let span = crate::base::SpanIndex::FIRST;
-        for lie in [Ending::WrongSpan(span), Ending::WrongManifest, Ending::WrongSize { stated: 1 }, Ending::Protocol("x".into())]
-        {
+        for lie in [
+            Ending::WrongSpan(span),
+            Ending::WrongManifest,
+            Ending::WrongSize { stated: 1 },
+            Ending::Protocol("x".into()),
+        ] {
             assert!(lie.is_lie());
             assert_eq!(lie.policy(1), Policy::Never, "{lie}");
         }
-        for fault in [Ending::Unreachable("x".into()), Ending::Cut("x".into()), Ending::Stalled(Duration::from_secs(10))] {
+        for fault in [
+            Ending::Unreachable("x".into()),
+            Ending::Cut("x".into()),
+            Ending::Stalled(Duration::from_secs(10)),
+        ] {
             assert!(!fault.is_lie());
             assert_eq!(fault.policy(1), Policy::AgainAfter(RETRY_FIRST), "{fault}");
             assert_eq!(fault.policy(2), Policy::AgainAfter(2 * RETRY_FIRST), "{fault}");

@@ -53,7 +53,15 @@ impl FilePlan {
             wanted.insert(span);
         }
         let horizon = geometry.spans() as u32;
-        FilePlan { geometry, had, wanted, in_flight: BTreeMap::new(), copies: Vec::new(), horizon, in_order: false }
+        FilePlan {
+            geometry,
+            had,
+            wanted,
+            in_flight: BTreeMap::new(),
+            copies: Vec::new(),
+            horizon,
+            in_order: false,
+        }
     }
 
     /// Makes the plan ask for spans in order, and for none from `horizon` on.

@@ -195,7 +195,9 @@ impl JobPlan {
 
     /// What a source has of a file; `None`: nothing (any more), and what it was asked for is wanted again.
     pub fn set_holding(&mut self, id: SourceId, file: FileIndex, holding: Option<Holding>) {
-        let (Some(source), Some(plan)) = (self.sources.get_mut(&id), self.files.get_mut(&file)) else { return };
+        let (Some(source), Some(plan)) = (self.sources.get_mut(&id), self.files.get_mut(&file)) else {
+            return;
+        };
         if let Some(old) = source.holdings.remove(&file) {
             plan.count_copies(&old, false);
         }
@@ -310,7 +312,9 @@ impl JobPlan {
                 if askers.len() >= MAX_ASKERS || askers.contains(&id) || !holding.contains(span) {
                     continue;
                 }
-                let Some(expected) = askers.first().and_then(|owner| late_at(owner, *file, span)) else { continue };
+                let Some(expected) = askers.first().and_then(|owner| late_at(owner, *file, span)) else {
+                    continue;
+                };
                 let ours = source.time_for(source.in_flight_bytes + plan.geometry().len_bytes(span) as u64);
                 let late = expected > ours.saturating_mul(LATE_FACTOR) && expected > ours + LATE_BY;
                 if late && expected > latest {
@@ -323,7 +327,8 @@ impl JobPlan {
     }
 
     fn ask(&mut self, id: SourceId, request: &Request, now: Instant) {
-        let (Some(source), Some(plan)) = (self.sources.get_mut(&id), self.files.get_mut(&request.file)) else {
+        let (Some(source), Some(plan)) = (self.sources.get_mut(&id), self.files.get_mut(&request.file))
+        else {
             return;
         };
         if source.queue.is_empty() {
@@ -369,7 +374,8 @@ impl JobPlan {
     fn unasked(&mut self, id: SourceId, file: FileIndex, span: SpanIndex) -> u64 {
         let Some(source) = self.sources.get_mut(&id) else { return 0 };
         // Answers come in order, so it is the first or near it.
-        let Some(position) = source.queue.iter().position(|asked| asked.file == file && asked.span == span) else {
+        let Some(position) = source.queue.iter().position(|asked| asked.file == file && asked.span == span)
+        else {
             return 0;
         };
         let bytes = source.queue.remove(position).map_or(0, |asked| asked.bytes);
@@ -403,7 +409,10 @@ impl JobPlan {
                 let Some(plan) = self.files.get(&asked.file) else { continue };
                 let askers = plan.in_flight().find(|(span, _)| *span == asked.span);
                 let known = askers.is_some_and(|(_, askers)| askers.contains(id));
-                assert!(known || plan.had().contains(asked.span), "{id:?} was asked for {asked:?}, nobody knows");
+                assert!(
+                    known || plan.had().contains(asked.span),
+                    "{id:?} was asked for {asked:?}, nobody knows"
+                );
             }
         }
         assert_eq!(self.in_flight_bytes, total);

@@ -1,7 +1,6 @@
-//! Pure decisions: which span to ask of whom, whom to dial, when to give up; and on the tracker's
-//! side who has what, and who has to confirm it when. No sockets, no files, no
-//! actors; the time is an argument and randomness comes from a seed, so that thousands of cases run
-//! without a runtime.
+//! Pure decisions: which span to ask of whom, whom to dial, when to give up; and for the tracker, who
+//! has what and when whom to ask whether it still does. No sockets, no files, no actors; the time is
+//! an argument and randomness comes from a seed, so that thousands of cases run without a runtime.
 
 pub mod catalogue;
 pub mod confirmation;

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -187,6 +187,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 fn own_hello() -> Hello {
     Hello::new("tracker".parse().expect("these are letters"))
 }
+
+/// A place among the connections; it is free again when this is dropped.
+type Slot = OwnedSemaphorePermit;
 
 /// Starts a session per connection, and orders the shutdown.
 struct Tracker {

@@ -11,11 +11,10 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::registry::{Answers, ConnectionEnded, PeerRegistry, Requests, refused};
-use super::{own_hello, socket};
+use super::{Slot, own_hello, socket};
 use crate::base::PeerId;
 use crate::base::limits::{MAX_AGENT_BYTES, MAX_PENDING_PUSHES};
 use crate::net::LinkError;
-use crate::net::listener::Slot;
 use crate::plan::catalogue::ConnectionId;
 use crate::wire::tracker::{FromTracker, ToTracker};
 use crate::wire::{Refusal, VERSION};

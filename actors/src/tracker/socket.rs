@@ -8,12 +8,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::own_hello;
 use super::registry::refused;
 use super::session::{Frames, SocketEnded, TrackerSession};
+use super::{Slot, own_hello};
 use crate::base::limits::IDLE_TIMEOUT;
 use crate::net::link::{ControlLink, LinkError, within_hello_budget};
-use crate::net::listener::Slot;
 use crate::wire::Refusal;
 use crate::wire::tracker::{FromTracker, ToTracker};
 
