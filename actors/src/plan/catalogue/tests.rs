@@ -301,6 +301,9 @@ proptest! {
     ) {
         let start = Instant::now();
         let (mut catalogue, mut model) = (catalogue(), Model::default());
+        // Three peers are there from the start, so that most steps meet a list.
+        let join = |n| Step::Register { peer: n, instance: 0, connection: n.into() };
+        let steps = (0..3).map(join).chain(steps);
         for (second, step) in steps.into_iter().enumerate() {
             let now = start + Duration::from_secs(second as u64);
             take_step(&mut catalogue, &mut model, step, now);
@@ -400,6 +403,19 @@ fn all_complete_holders_have_the_same_chance_where_they_are_many() {
         found.holders.into_iter().for_each(|holder| *seen.entry(holder.peer).or_default() += 1);
     }
     assert!(seen.len() == 100 && seen.values().all(|n| (880..=1120).contains(n)), "{seen:?}");
+}
+
+#[test]
+fn a_line_of_the_catalogue_has_the_size_that_most_holders_state() {
+    for (sizes, expected) in [([5, 7, 7], (7, 2)), ([7, 5, 5], (5, 2)), ([7, 5, 6], (5, 1))] {
+        let mut catalogue = catalogue_with(3, Instant::now());
+        for (connection, size) in (0..).map(ConnectionId).zip(sizes) {
+            catalogue.add(connection, &[listing(0, 0, size, true)]).unwrap();
+        }
+        let (page, more) = catalogue.list("", None, 10);
+        let lines: Vec<_> = page.iter().map(|line| (line.size, line.holders)).collect();
+        assert_eq!((lines, more), (vec![expected], false));
+    }
 }
 
 #[test]
