@@ -8,6 +8,7 @@
 //! ```
 
 pub mod base;
+pub mod content;
 pub mod net;
 pub mod peer;
 pub mod plan;

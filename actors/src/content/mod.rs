@@ -1,0 +1,10 @@
+//! Files and hashes: the proof of a content, the folder, part files, the index and its cache.
+//!
+//! Everything here is synchronous and runs on blocking threads; nothing knows of sockets, messages
+//! or actors. A path is never built from a name: files are opened relative to a folder's handle.
+
+pub mod folder;
+pub mod tree;
+
+pub use folder::{Folder, Stamp};
+pub use tree::{ManifestError, Proof, SpanHash, hash_file, hash_path};
