@@ -122,6 +122,11 @@ impl Folder {
         Folder::open(path)
     }
 
+    /// A folder that is open already; `path` is for messages.
+    pub(super) fn at(dir: OwnedFd, path: &Path) -> Folder {
+        Folder { dir, path: path.to_owned() }
+    }
+
     /// Where the folder was when it was opened: for messages.
     pub fn path(&self) -> &Path {
         &self.path

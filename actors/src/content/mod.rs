@@ -4,7 +4,9 @@
 //! or actors. A path is never built from a name: files are opened relative to a folder's handle.
 
 pub mod folder;
+pub mod part;
 pub mod tree;
 
 pub use folder::{Folder, Stamp};
+pub use part::{Existing, PartError, PartFile, existing};
 pub use tree::{ManifestError, Proof, SpanHash, hash_file, hash_path};

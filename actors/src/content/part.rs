@@ -1,0 +1,662 @@
+//! The part file: what a download has so far, hidden beside its target.
+//!
+//! The disk is the journal. There is no list of what was written: whoever opens a part file hashes
+//! what it holds and keeps what is right, after an orderly stop, `kill -9`, power loss and
+//! tampering alike. So nothing has to be synced while a download runs, and a torn write is a span
+//! that has to be fetched again.
+//!
+//! The final name appears by one rename, of a file whose spans were all verified.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{
+    Advice, AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, fadvise, fallocate,
+    flock, fstat, openat, seek, statat, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::folder::{Folder, Stamp, publish};
+use super::tree::{Proof, hash_file, hash_spans};
+use crate::base::limits::RESERVED_PREFIX;
+use crate::base::{FileId, FileName, Geometry, SpanIndex, SpanSet};
+
+/// How far the time of last change of a finished file is put back, so that its stamp is settled at
+/// once (see [`Stamp::is_settled_at`]) and the index need not hash it again: a change by anybody
+/// else gives another time.
+const FINISHED_AGE: Duration = Duration::from_secs(3);
+
+/// How often a part file that is swapped under our hands is opened anew.
+const OPEN_ATTEMPTS: usize = 8;
+
+/// Rights of a finished file, before the umask.
+const FINISHED_MODE: u32 = 0o666;
+
+/// Why a part file cannot be opened or finished.
+#[derive(Debug, thiserror::Error)]
+pub enum PartError {
+    /// Another process (or another job of this one) downloads the same file to the same folder.
+    #[error("{} is being written by another download", .0.display())]
+    Locked(PathBuf),
+    /// Something stands where the file was to go, and it is not the same content.
+    #[error("{} exists and has another content", .0.display())]
+    TargetExists(PathBuf),
+    /// Not every span was verified.
+    #[error("{} is not complete", .0.display())]
+    Incomplete(PathBuf),
+    /// The disk refused.
+    #[error("{}: {source}", path.display())]
+    Disk {
+        /// The path that was to be read or written.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// What stands where a file is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// Nothing.
+    Nothing,
+    /// The same content already.
+    Same(Stamp),
+    /// Something else: another content, a folder, a link.
+    Other,
+}
+
+/// Looks at what stands under a name, and hashes it if it can be the wanted content by its size.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn existing(folder: &Folder, target: &FileName, id: FileId, size: u64) -> io::Result<Existing> {
+    let (file, stamp) = match folder.open_file(target) {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Existing::Nothing),
+        Err(error) => {
+            // A link, or something that is no file.
+            let link = error.raw_os_error() == Some(Errno::LOOP.raw_os_error());
+            let no_file = error.kind() == io::ErrorKind::InvalidInput;
+            return if link || no_file { Ok(Existing::Other) } else { Err(error) };
+        }
+    };
+    if stamp.size != size {
+        return Ok(Existing::Other);
+    }
+    let same = match hash_file(&file, size, &AtomicBool::new(false)) {
+        Ok(proof) => proof.id() == id && Stamp::of(&file)? == stamp,
+        // It became shorter while it was read.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
+        Err(error) => return Err(error),
+    };
+    Ok(if same { Existing::Same(stamp) } else { Existing::Other })
+}
+
+/// A part file, open and locked. Dropping it leaves the file for a later resume.
+///
+/// Its methods take `&self`: several blocking threads store spans at the same time.
+#[derive(Debug)]
+pub struct PartFile {
+    file: File,
+    /// The folder in which the part and the target stand.
+    dir: OwnedFd,
+    part_name: String,
+    part_path: PathBuf,
+    target_leaf: String,
+    target_path: PathBuf,
+    proof: Proof,
+    /// Per span: whether it was verified on its way in or by [`PartFile::recover`]. Only grows.
+    had: Box<[AtomicBool]>,
+}
+
+impl PartFile {
+    /// Opens the part file of this content beside `target`, or begins one, and makes it as long as
+    /// the file will be. What it holds is not known until [`PartFile::recover`].
+    ///
+    /// # Errors
+    /// [`PartError::Locked`]; no room, no right to write, no such folder.
+    pub fn open(folder: &Folder, target: &FileName, proof: &Proof) -> Result<PartFile, PartError> {
+        let target_path = folder.path_of(target);
+        let part_name = format!("{RESERVED_PREFIX}-{}.part", proof.id());
+        let part_path = target_path.with_file_name(&part_name);
+        let disk = |source: io::Error| PartError::Disk { path: part_path.clone(), source };
+        let dir = folder.create_parents(target).map_err(disk)?;
+        let (file, begun) = open_locked(&dir, &part_name, &part_path)?;
+        if let Err(error) = make_room(&file, proof.geometry()) {
+            if begun {
+                // Nothing is in it, and it may hold what room there was.
+                let _ = unlinkat(&dir, &part_name, AtFlags::empty());
+            }
+            return Err(disk(error));
+        }
+        let had = proof.geometry().all_spans().map(|_| AtomicBool::new(false)).collect();
+        Ok(PartFile {
+            file,
+            dir,
+            part_name,
+            target_leaf: target.last().to_owned(),
+            proof: proof.clone(),
+            had,
+            part_path,
+            target_path,
+        })
+    }
+
+    /// What proves the content.
+    pub fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
+    /// Where the part file is: for messages.
+    pub fn path(&self) -> &Path {
+        &self.part_path
+    }
+
+    /// Where the finished file will be: for messages.
+    pub fn target_path(&self) -> &Path {
+        &self.target_path
+    }
+
+    /// Hashes what the file holds, on all cores, passing over holes, and says what is right.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn recover(&self) -> io::Result<SpanSet> {
+        let geometry = self.proof.geometry();
+        let spans = self.spans_with_data()?;
+        let hashes = hash_spans(&self.file, geometry, &spans, &AtomicBool::new(false))?;
+        let mut have = SpanSet::empty(geometry);
+        for (span, hash) in spans.into_iter().zip(hashes) {
+            if self.proof.expects(span, hash) {
+                self.had[span.get()].store(true, Ordering::Release);
+                have.insert(span);
+            }
+        }
+        Ok(have)
+    }
+
+    /// The spans that do not lie wholly in a hole. A hole in place of zeros that were written
+    /// (some file systems store zeros so) costs a second fetch, no more.
+    fn spans_with_data(&self) -> io::Result<Vec<SpanIndex>> {
+        let geometry = self.proof.geometry();
+        let mut spans = Vec::new();
+        // The stretch of data at or behind the place looked at: from `data` to `hole`.
+        let (mut data, mut hole) = (0, 0);
+        for span in geometry.all_spans() {
+            let begin = geometry.offset(span);
+            let end = begin + geometry.len_bytes(span) as u64;
+            if hole <= begin && begin < end {
+                (data, hole) = self.next_data(begin)?;
+            }
+            if data < end || begin == end {
+                spans.push(span);
+            }
+        }
+        Ok(spans)
+    }
+
+    /// Where the next data at or behind `offset` begins and ends.
+    fn next_data(&self, offset: u64) -> io::Result<(u64, u64)> {
+        match seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(data) => Ok((data, seek(&self.file, SeekFrom::Hole(data))?)),
+            Err(Errno::NXIO) => Ok((u64::MAX, u64::MAX)),
+            // The file system knows no holes: all is data.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok((offset, u64::MAX)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Verifies a span and writes it. The only way for data into a part file: what does not verify
+    /// is not written, and the answer is `false`.
+    ///
+    /// # Errors
+    /// Writing failed: the disk is full, gone, broken. The span is not had.
+    pub fn store(&self, span: SpanIndex, data: &[u8]) -> io::Result<bool> {
+        if !self.proof.verify(span, data) {
+            return Ok(false);
+        }
+        self.file.write_all_at(data, self.proof.geometry().offset(span))?;
+        self.had[span.get()].store(true, Ordering::Release);
+        Ok(true)
+    }
+
+    /// Reads a span that is had; `false` if it is not, or if somebody changed it on disk.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn read_span(&self, span: SpanIndex, data: &mut Vec<u8>) -> io::Result<bool> {
+        if !self.had.get(span.get()).is_some_and(|had| had.load(Ordering::Acquire)) {
+            return Ok(false);
+        }
+        let geometry = self.proof.geometry();
+        data.resize(geometry.len_bytes(span), 0);
+        self.file.read_exact_at(data, geometry.offset(span))?;
+        Ok(self.proof.verify(span, data))
+    }
+
+    /// Gives the file its final name. Takes the part file itself, so nobody can write into a
+    /// finished file. If the same content stands there already, that is as good: the part goes.
+    ///
+    /// # Errors
+    /// [`PartError::Incomplete`], [`PartError::TargetExists`], what the disk says. The part file
+    /// is left as it is.
+    pub fn finish(self, overwrite: bool) -> Result<Stamp, PartError> {
+        if !self.had.iter().all(|had| had.load(Ordering::Acquire)) {
+            return Err(PartError::Incomplete(self.part_path));
+        }
+        self.prepare().map_err(|source| PartError::Disk { path: self.part_path.clone(), source })?;
+        let disk = |source| PartError::Disk { path: self.target_path.clone(), source };
+        match publish(&self.dir, &self.part_name, &self.target_leaf, overwrite) {
+            Ok(()) => Stamp::of(&self.file).map_err(disk),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.is_there_already(),
+            Err(error) => Err(disk(error)),
+        }
+    }
+
+    /// Makes the file ready for its final name.
+    fn prepare(&self) -> io::Result<()> {
+        // The part may have been made longer behind our back.
+        if self.file.metadata()?.len() != self.proof.geometry().size() {
+            self.file.set_len(self.proof.geometry().size())?;
+        }
+        let rights = self.file.set_permissions(Permissions::from_mode(FINISHED_MODE & !umask()));
+        let age = self.file.set_modified(SystemTime::now() - FINISHED_AGE);
+        if let Err(error) = rights.and(age) {
+            // FAT and the like keep neither; the content is no less right.
+            log::debug!("{}: rights or time cannot be set: {error}", self.part_path.display());
+        }
+        self.sync()
+    }
+
+    /// The one place that decides when a download is synced: here, before the rename, for files of
+    /// every size. A rename can reach the disk before the data does, and a power loss then leaves
+    /// the final name on zeros. The folder is not synced: a rename that is lost leaves the part
+    /// file, from which the next download resumes.
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data().inspect_err(|_| {
+            // After a failed sync the kernel takes its pages for clean, and a second try would
+            // succeed without the data being on disk. Dropping them makes the next reader, our own
+            // recover above all, see what the disk really has.
+            let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
+        })
+    }
+
+    fn is_there_already(self) -> Result<Stamp, PartError> {
+        let PartFile { proof, target_leaf, target_path, .. } = &self;
+        let disk = |source| PartError::Disk { path: target_path.clone(), source };
+        let folder = Folder::at(self.dir.try_clone().map_err(disk)?, target_path);
+        // The last part of a name that was accepted is a name itself.
+        let Ok(leaf) = target_leaf.parse() else { return Err(PartError::TargetExists(self.target_path)) };
+        match existing(&folder, &leaf, proof.id(), proof.geometry().size()).map_err(disk)? {
+            Existing::Same(stamp) => {
+                self.discard()?;
+                Ok(stamp)
+            }
+            Existing::Other | Existing::Nothing => Err(PartError::TargetExists(self.target_path)),
+        }
+    }
+
+    /// Removes the part file.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn discard(self) -> Result<(), PartError> {
+        unlinkat(&self.dir, &self.part_name, AtFlags::empty())
+            .map_err(|error| PartError::Disk { path: self.part_path, source: error.into() })
+    }
+}
+
+/// Opens the part file, or begins one, and locks it; whether it was begun.
+fn open_locked(dir: &OwnedFd, name: &str, path: &Path) -> Result<(File, bool), PartError> {
+    let disk = |error: Errno| PartError::Disk { path: path.to_owned(), source: error.into() };
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    for _ in 0..OPEN_ATTEMPTS {
+        let (fd, begun) = match openat(dir, name, flags, Mode::empty()) {
+            Ok(fd) => (fd, false),
+            Err(Errno::NOENT) => {
+                let new = flags | OFlags::CREATE | OFlags::EXCL;
+                match openat(dir, name, new, Mode::from_raw_mode(0o600)) {
+                    Ok(fd) => (fd, true),
+                    Err(Errno::EXIST) => continue,
+                    Err(error) => return Err(disk(error)),
+                }
+            }
+            Err(error) => return Err(disk(error)),
+        };
+        match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(PartError::Locked(path.to_owned())),
+            // A network file system without locks. Two writers of one part write the same verified
+            // bytes to the same places, so what is lost is the clear message.
+            Err(Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                log::debug!("{} cannot be locked on this file system", path.display());
+            }
+            Err(error) => return Err(disk(error)),
+        }
+        let stat = fstat(&fd).map_err(disk)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+            return Err(PartError::Disk { path: path.to_owned(), source });
+        }
+        // Between open and lock its last writer may have finished it: what we hold then stands under
+        // a final name and must not be touched.
+        match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(named) if (named.st_dev, named.st_ino) == (stat.st_dev, stat.st_ino) => {}
+            Ok(_) | Err(Errno::NOENT) => continue,
+            Err(error) => return Err(disk(error)),
+        }
+        if stat.st_nlink > 1 {
+            // It has a second name: a download that was cut in the middle of publishing, or
+            // somebody's link. Writing here would write there; this name goes, and we begin anew.
+            unlinkat(dir, name, AtFlags::empty()).map_err(disk)?;
+            continue;
+        }
+        return Ok((File::from(fd), begun));
+    }
+    Err(PartError::Locked(path.to_owned()))
+}
+
+/// Gives the file its final length and reserves the room, so that a full disk shows now and not at
+/// 99 %. Where the file system cannot reserve, it shows when a span is written.
+fn make_room(file: &File, geometry: &Geometry) -> io::Result<()> {
+    let size = geometry.size();
+    let before = file.metadata()?.len();
+    if before != size {
+        file.set_len(size)?;
+    }
+    if size == 0 {
+        return Ok(());
+    }
+    match fallocate(file, FallocateFlags::KEEP_SIZE, 0, size) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+        Err(error) => {
+            // Room that was reserved before it ran out is given back; what was there stays.
+            let _ = file.set_len(before.min(size));
+            Err(error.into())
+        }
+    }
+}
+
+/// The process's umask. Asking the system for it means setting it, for all threads, so it is read
+/// from where the kernel shows it.
+fn umask() -> u32 {
+    const USUAL: u32 = 0o022;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    line.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(USUAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::tree::tests::{SPAN, data, proof_of};
+    use proptest::prelude::*;
+    use std::fs;
+
+    struct Place {
+        root: tempfile::TempDir,
+        folder: Folder,
+    }
+
+    impl Place {
+        fn new() -> Place {
+            let root = tempfile::tempdir().unwrap();
+            let folder = Folder::open(root.path()).unwrap();
+            Place { root, folder }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.root.path().join(name)
+        }
+
+        fn part(&self, name: &str, bytes: &[u8]) -> PartFile {
+            PartFile::open(&self.folder, &name.parse().unwrap(), &proof_of(bytes)).unwrap()
+        }
+
+        fn names(&self) -> Vec<String> {
+            let mut names: Vec<String> = fs::read_dir(self.root.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        }
+    }
+
+    fn span_of<'a>(bytes: &'a [u8], part: &PartFile, span: SpanIndex) -> &'a [u8] {
+        let geometry = part.proof().geometry();
+        &bytes[geometry.offset(span) as usize..][..geometry.len_bytes(span)]
+    }
+
+    fn store_all(part: &PartFile, bytes: &[u8]) {
+        for span in part.proof().geometry().all_spans() {
+            assert!(part.store(span, span_of(bytes, part, span)).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_file_of_every_size_is_stored_recovered_and_finished() {
+        // edges of block and span, several spans and a rest, enough of them to be hashed in parallel
+        for len in [0, 1, 4095, 4096, 4097, SPAN - 1, SPAN, SPAN + 1, 3 * SPAN + 5000, 70 * SPAN + 1] {
+            let place = Place::new();
+            let bytes = data(len);
+            let part = place.part("sub/file", &bytes);
+            let mut have = part.recover().unwrap();
+            // The only span of an empty file is had from the start: there is nothing to fetch.
+            assert_eq!(have.count(), usize::from(len == 0), "{len} bytes");
+            let mut read = Vec::new();
+            for span in part.proof().geometry().all_spans().rev() {
+                assert_eq!(part.read_span(span, &mut read).unwrap(), len == 0);
+                assert!(part.store(span, span_of(&bytes, &part, span)).unwrap());
+                have.insert(span);
+                assert!(part.read_span(span, &mut read).unwrap());
+                assert_eq!(read, span_of(&bytes, &part, span));
+            }
+            drop(part);
+            assert!(!place.path("sub/file").exists());
+
+            let part = place.part("sub/file", &bytes);
+            assert!(part.recover().unwrap().is_full(), "{len} bytes");
+            let stamp = part.finish(false).unwrap();
+            assert_eq!(fs::read(place.path("sub/file")).unwrap(), bytes);
+            assert_eq!(stamp, place.folder.open_file(&"sub/file".parse().unwrap()).unwrap().1);
+            assert!(stamp.is_settled_at(super::super::folder::now_ns()), "trusted at once");
+            let mode = fs::metadata(place.path("sub/file")).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o666 & !umask());
+            assert_eq!(fs::read_dir(place.path("sub")).unwrap().count(), 1, "the part is gone");
+        }
+    }
+
+    #[test]
+    fn data_that_does_not_verify_never_reaches_the_disk() {
+        let place = Place::new();
+        let bytes = data(2 * SPAN + 100);
+        let part = place.part("file", &bytes);
+        let [first, second, last] = part.proof().geometry().all_spans().collect::<Vec<_>>()[..] else {
+            unreachable!()
+        };
+        let mut wrong = span_of(&bytes, &part, first).to_vec();
+        wrong[77] ^= 1;
+        assert!(!part.store(first, &wrong).unwrap());
+        assert!(!part.store(second, span_of(&bytes, &part, first)).unwrap(), "another place");
+        assert!(!part.store(last, span_of(&bytes, &part, first)).unwrap(), "too long");
+        assert!(!part.store(last, &[]).unwrap(), "empty");
+        assert!(fs::read(part.path()).unwrap().iter().all(|byte| *byte == 0));
+        assert_eq!(fs::metadata(part.path()).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(part.store(second, span_of(&bytes, &part, second)).unwrap());
+        assert!(matches!(part.finish(true), Err(PartError::Incomplete(_))));
+        assert!(!place.path("file").exists());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn whatever_happened_to_the_part_file_what_is_recovered_is_right(
+            stored in prop::collection::vec(any::<bool>(), 6),
+            damage in prop::collection::vec((0u8..4, 0..6 * SPAN, 1..9000usize), 0..4),
+        ) {
+            let place = Place::new();
+            let bytes = data(5 * SPAN + 4097);
+            let part = place.part("file", &bytes);
+            let path = part.path().to_owned();
+            for (span, _) in part.proof().geometry().all_spans().zip(&stored).filter(|(_, stored)| **stored) {
+                part.store(span, span_of(&bytes, &part, span)).unwrap();
+            }
+            drop(part);
+            let mut held = fs::read(&path).unwrap();
+            for (kind, at, len) in damage {
+                let range = at.min(held.len())..(at + len).min(held.len());
+                match kind {
+                    0 => held[range].fill(0),
+                    1 => held[range].iter_mut().for_each(|byte| *byte ^= 0x55),
+                    2 => held.truncate(range.start),
+                    _ => held.extend(std::iter::repeat_n(7, len)),
+                }
+            }
+            fs::write(&path, &held).unwrap();
+            held.resize(bytes.len(), 0);
+
+            let part = place.part("file", &bytes);
+            let have = part.recover().unwrap();
+            for span in part.proof().geometry().all_spans() {
+                let right = span_of(&held, &part, span) == span_of(&bytes, &part, span);
+                prop_assert_eq!(have.contains(span), right, "span {}", span);
+            }
+            store_all(&part, &bytes);
+            part.finish(false).unwrap();
+            prop_assert!(fs::read(place.path("file")).unwrap() == bytes);
+        }
+    }
+
+    #[test]
+    fn a_part_that_another_download_writes_is_refused_and_free_again_afterwards() {
+        let place = Place::new();
+        let bytes = data(10);
+        let first = place.part("file", &bytes);
+        let second = PartFile::open(&place.folder, &"other".parse().unwrap(), first.proof());
+        assert!(matches!(second, Err(PartError::Locked(_))));
+        drop(first);
+        let third = place.part("file", &bytes);
+        third.discard().unwrap();
+        assert_eq!(place.names(), [""; 0]);
+    }
+
+    #[test]
+    fn an_existing_file_is_never_replaced_unless_it_is_told_to() {
+        let place = Place::new();
+        let bytes = data(SPAN + 1);
+        let finish = |overwrite| {
+            let part = place.part("file", &bytes);
+            store_all(&part, &bytes);
+            part.finish(overwrite)
+        };
+        for other in [data(SPAN), vec![1; SPAN + 1]] {
+            fs::write(place.path("file"), &other).unwrap();
+            assert!(
+                matches!(finish(false), Err(PartError::TargetExists(path)) if path == place.path("file"))
+            );
+            assert_eq!(fs::read(place.path("file")).unwrap(), other);
+            assert_eq!(place.names().len(), 2, "the part is kept");
+        }
+        finish(true).unwrap();
+        assert_eq!(fs::read(place.path("file")).unwrap(), bytes);
+        finish(false).expect("the same content is there already");
+        assert_eq!(place.names(), ["file"]);
+        std::os::unix::fs::symlink("file", place.path("link")).unwrap();
+        let id = proof_of(&bytes).id();
+        let look =
+            |name: &str| existing(&place.folder, &name.parse().unwrap(), id, bytes.len() as u64).unwrap();
+        assert!(matches!(look("file"), Existing::Same(_)));
+        assert_eq!(look("link"), Existing::Other);
+        assert_eq!(look("none"), Existing::Nothing);
+    }
+
+    #[test]
+    fn of_two_contents_that_race_for_a_name_one_wins_whole_and_readers_see_only_whole_files() {
+        let place = Place::new();
+        let contents: [Vec<u8>; 2] = [vec![1; SPAN + 7], vec![2; SPAN + 7]];
+        for round in 0..40 {
+            let target: FileName = format!("file{round}").parse().unwrap();
+            let path = place.folder.path_of(&target);
+            let parts: Vec<PartFile> = contents
+                .iter()
+                .map(|bytes| {
+                    let part = place.part(target.as_str(), bytes);
+                    store_all(&part, bytes);
+                    part
+                })
+                .collect();
+            let winners = std::thread::scope(|scope| {
+                let racers: Vec<_> =
+                    parts.into_iter().map(|part| scope.spawn(move || part.finish(false))).collect();
+                while !racers.iter().all(|racer| racer.is_finished()) {
+                    if let Ok(seen) = fs::read(&path) {
+                        assert!(contents.contains(&seen), "a final name shows what is no whole file");
+                    }
+                }
+                let ends: Vec<bool> = racers.into_iter().map(|racer| racer.join().unwrap().is_ok()).collect();
+                (0..2).filter(|racer| ends[*racer]).collect::<Vec<_>>()
+            });
+            assert_eq!(winners.len(), 1, "round {round}");
+            assert!(fs::read(&path).unwrap() == contents[winners[0]]);
+        }
+    }
+
+    #[test]
+    fn a_part_with_a_second_name_or_of_another_kind_is_not_written_to() {
+        let place = Place::new();
+        let bytes = data(SPAN);
+        let part = place.part("file", &bytes);
+        let path = part.path().to_owned();
+        drop(part);
+        // cut in the middle of publishing by link
+        fs::write(&path, &bytes).unwrap();
+        fs::hard_link(&path, place.path("file")).unwrap();
+        let part = place.part("file", &bytes);
+        assert!(part.recover().unwrap().is_empty(), "begun anew");
+        drop(part);
+        assert_eq!(fs::read(place.path("file")).unwrap(), bytes);
+
+        fs::remove_file(&path).unwrap();
+        fs::write(place.path("victim"), "precious").unwrap();
+        std::os::unix::fs::symlink("victim", &path).unwrap();
+        let target = "file".parse().unwrap();
+        assert!(PartFile::open(&place.folder, &target, &proof_of(&bytes)).is_err());
+        assert_eq!(fs::read(place.path("victim")).unwrap(), b"precious");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(PartFile::open(&place.folder, &target, &proof_of(&bytes)).is_err());
+    }
+
+    #[test]
+    fn more_than_fits_on_the_disk_is_refused_at_once_and_leaves_nothing() {
+        let place = Place::new();
+        // A true proof of a size that no disk here has room for: nothing of it need exist.
+        let geometry = Geometry::new(1 << 59).unwrap();
+        let proof = Proof::of_unknown(geometry);
+        let error = PartFile::open(&place.folder, &"file".parse().unwrap(), &proof).unwrap_err();
+        let PartError::Disk { source, .. } = &error else { panic!("{error}") };
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::FileTooLarge, io::ErrorKind::InvalidInput];
+        assert!(full.contains(&source.kind()), "{error}");
+        assert_eq!(place.names(), [""; 0]);
+    }
+
+    #[test]
+    fn several_threads_store_into_one_part() {
+        let place = Place::new();
+        let bytes = data(40 * SPAN + 3);
+        let part = place.part("file", &bytes);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| store_all(&part, &bytes));
+            }
+        });
+        part.finish(false).unwrap();
+        assert!(fs::read(place.path("file")).unwrap() == bytes);
+    }
+}
