@@ -3,10 +3,16 @@
 //! Everything here is synchronous and runs on blocking threads; nothing knows of sockets, messages
 //! or actors. A path is never built from a name: files are opened relative to a folder's handle.
 
+pub mod cache;
 pub mod folder;
+pub mod index;
 pub mod part;
+pub mod scan;
 pub mod tree;
 
+pub use cache::{Cache, Cached};
 pub use folder::{Folder, Stamp};
+pub use index::{Entry, Index};
 pub use part::{Existing, PartError, PartFile, existing};
+pub use scan::{Scan, SkipReason, walk};
 pub use tree::{ManifestError, Proof, SpanHash, hash_file, hash_path};
