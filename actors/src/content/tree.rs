@@ -27,8 +27,13 @@ use crate::base::{FileId, Geometry, SpanIndex};
 const PIECE_BYTES: usize = 1 << 20;
 
 /// Files of fewer spans are hashed on one core: waking the others costs more than it saves.
-/// Whoever has many files hashes several of them at once instead.
-pub const PARALLEL_SPANS: usize = 64;
+const PARALLEL_SPANS: usize = 64;
+
+/// Whether hashing one file of this size occupies all cores. Of others, whoever has many hashes
+/// several at once.
+pub fn is_hashed_in_parallel(size: u64) -> bool {
+    Geometry::new(size).is_some_and(|geometry| geometry.spans() >= PARALLEL_SPANS)
+}
 
 /// The hash of one span: its BLAKE3 chaining value, or in a file of one span the root hash.
 #[derive(Clone, Copy, PartialEq, Eq)]

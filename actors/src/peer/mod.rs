@@ -2,3 +2,4 @@
 
 pub mod events;
 pub mod tracker_client;
+pub mod library;

@@ -1,0 +1,184 @@
+//! What the Library has done on blocking threads: plain functions of values that move in and out.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use tokio::sync::Notify;
+
+use super::watch::Watch;
+use super::{OpenError, SharedFile};
+use crate::base::FileName;
+use crate::content::cache::Cache;
+use crate::content::folder::{Folder, Stamp, now_ns};
+use crate::content::index::{Changes, Entry, Snapshot};
+use crate::content::scan::walk;
+use crate::content::tree::hash_file;
+
+/// Where a look gets what was hashed in former times.
+pub(super) enum CacheSource {
+    /// From the cache in this folder, which is opened for good.
+    Open(PathBuf),
+    /// From this one.
+    Here(Cache),
+    /// It needs none: the index knows all.
+    None,
+}
+
+/// One look at the folder.
+pub(super) struct Look {
+    pub(super) files: PathBuf,
+    /// Whether to create the folder if it is missing.
+    pub(super) create: bool,
+    /// Files that changed less than this ago are left for later.
+    pub(super) quiet: Duration,
+    pub(super) snapshot: Snapshot,
+    pub(super) cache: CacheSource,
+    pub(super) watch: Option<Watch>,
+    /// Whom a watcher tells; `None`: no watcher is wanted.
+    pub(super) changed: Option<Arc<Notify>>,
+}
+
+/// What it found, and what was lent to it.
+pub(super) struct Looked {
+    pub(super) found: io::Result<Found>,
+    pub(super) watch: Option<Watch>,
+    pub(super) cache: Option<Cache>,
+}
+
+/// What a look at the folder found.
+pub(super) struct Found {
+    pub(super) changes: Changes,
+    /// Path and reason.
+    pub(super) skipped: Vec<(String, String)>,
+    /// What the cache knows and the folder does not have any more.
+    pub(super) forgotten: Vec<FileName>,
+}
+
+impl Look {
+    pub(super) fn run(mut self) -> Looked {
+        let cache = match std::mem::replace(&mut self.cache, CacheSource::None) {
+            // The folder comes first: where it cannot be made, nothing else is.
+            CacheSource::Open(state) => match Folder::open_or_create(&self.files) {
+                Ok(_) => Some(Cache::open(&state)),
+                Err(error) => return Looked { found: Err(error), watch: None, cache: None },
+            },
+            CacheSource::Here(cache) => Some(cache),
+            CacheSource::None => None,
+        };
+        let found = self.find(cache.as_ref());
+        Looked { found, watch: self.watch, cache }
+    }
+
+    fn find(&mut self, cache: Option<&Cache>) -> io::Result<Found> {
+        let folder =
+            if self.create { Folder::open_or_create(&self.files)? } else { Folder::open(&self.files)? };
+        // Before the walk, so that no change falls between the two.
+        if let Some(changed) = &self.changed {
+            self.watch = Watch::of(&folder, self.watch.take(), changed);
+        }
+        let cached = cache.map(Cache::load).unwrap_or_default();
+        let moment_ns = now_ns();
+        let scan = walk(&folder)?;
+        let there: BTreeSet<&FileName> = scan.files.iter().map(|(name, _)| name).collect();
+        let forgotten = cached.keys().filter(|name| !there.contains(name)).cloned().collect();
+        let skipped = scan.skipped.iter().map(|(path, why)| (path.clone(), why.to_string())).collect();
+        let changes = self.snapshot.compare(scan, cached, moment_ns, self.quiet);
+        Ok(Found { changes, skipped, forgotten })
+    }
+}
+
+/// What became of a file that was to be hashed.
+pub(super) struct Outcome {
+    pub(super) name: FileName,
+    /// What it looked like when it was sent here.
+    pub(super) stamp: Stamp,
+    /// `Ok(None)`: it changed meanwhile.
+    pub(super) result: io::Result<Option<Entry>>,
+}
+
+/// Hashes small files, as many at a time as there are cores.
+pub(super) fn hash_side_by_side(
+    files: &Path,
+    batch: Vec<(FileName, Stamp)>,
+    stop: &AtomicBool,
+) -> Vec<Outcome> {
+    hash_with(files, batch, |folder, batch| {
+        batch.into_par_iter().map(|(name, stamp)| hash_one(folder, name, stamp, stop)).collect()
+    })
+}
+
+/// Hashes large files one after the other, each on all cores.
+pub(super) fn hash_in_turn(files: &Path, batch: Vec<(FileName, Stamp)>, stop: &AtomicBool) -> Vec<Outcome> {
+    hash_with(files, batch, |folder, batch| {
+        batch.into_iter().map(|(name, stamp)| hash_one(folder, name, stamp, stop)).collect()
+    })
+}
+
+fn hash_with(
+    files: &Path,
+    batch: Vec<(FileName, Stamp)>,
+    hash: impl FnOnce(&Folder, Vec<(FileName, Stamp)>) -> Vec<Outcome>,
+) -> Vec<Outcome> {
+    match Folder::open(files) {
+        Ok(folder) => hash(&folder, batch),
+        // The folder is gone, and the files with it; the next look says so.
+        Err(_) => batch
+            .into_iter()
+            .map(|(name, stamp)| Outcome { name, stamp, result: Err(io::ErrorKind::NotFound.into()) })
+            .collect(),
+    }
+}
+
+fn hash_one(folder: &Folder, name: FileName, stamp: Stamp, stop: &AtomicBool) -> Outcome {
+    let hash = || {
+        if stop.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let (file, before) = folder.open_file(&name)?;
+        let begun_ns = now_ns();
+        let proof = match hash_file(&file, before.size, stop) {
+            // It was cut while it was read.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            hashed => hashed?,
+        };
+        let settled = before.is_settled_at(begun_ns);
+        Ok((Stamp::of(&file)? == before).then_some(Entry { stamp: before, proof, settled }))
+    };
+    let result = hash();
+    Outcome { name, stamp, result }
+}
+
+/// Opens the first of these files that is as it was hashed; and which ones are not.
+pub(super) fn open_first(
+    files: &Path,
+    wanted: Vec<(FileName, Entry)>,
+) -> (Result<Arc<SharedFile>, OpenError>, Vec<(FileName, Stamp)>) {
+    let mut stale = Vec::new();
+    let folder = match Folder::open(files) {
+        Ok(folder) => folder,
+        Err(error) => return (Err(error.into()), stale),
+    };
+    let mut refused = None;
+    for (name, Entry { stamp, proof, .. }) in wanted {
+        match folder.open_file(&name) {
+            Ok((file, found)) if found == stamp => {
+                return (Ok(Arc::new(SharedFile { file, proof, stamp, name })), stale);
+            }
+            // No descriptors left, for instance, says nothing of the file.
+            Err(error) if is_passing(&error) => refused = Some(error),
+            Ok(_) | Err(_) => stale.push((name, stamp)),
+        }
+    }
+    (Err(refused.map_or(OpenError::Missing, OpenError::Io)), stale)
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR].contains(&errno))
+}

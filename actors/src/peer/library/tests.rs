@@ -1,0 +1,421 @@
+//! The Library on a real folder. Every test ends by stopping the actor, which fails if it panicked.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::future::Future;
+use std::os::unix::fs::symlink;
+use std::time::SystemTime;
+
+use actix_rt::{Arbiter, System};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::*;
+use crate::content::part::PartFile;
+use crate::content::tree::tests::{SPAN, data, proof_of};
+
+/// What a test may take; it takes well under a second.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Hands on what the library tells.
+struct Probe(mpsc::Sender<ListChanged>);
+
+impl Actor for Probe {
+    type Context = Context<Self>;
+}
+
+impl Handler<ListChanged> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, told: ListChanged, _: &mut Context<Self>) {
+        self.0.try_send(told).expect("a test hears of fewer changes than the channel holds");
+    }
+}
+
+fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
+    System::new().block_on(async { timeout(DEADLINE, test()).await.expect("the test ends in time") });
+}
+
+fn name(text: &str) -> FileName {
+    text.parse().unwrap()
+}
+
+fn id_of(bytes: &[u8]) -> FileId {
+    FileId::from_bytes(*blake3::hash(bytes).as_bytes())
+}
+
+/// A peer's folder.
+struct Root(tempfile::TempDir);
+
+impl Root {
+    fn new() -> Root {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("files")).unwrap();
+        Root(root)
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.path().join("files").join(file)
+    }
+
+    /// Writes a file that was last changed a while ago, as most files were.
+    fn write(&self, file: &str, bytes: impl AsRef<[u8]>) {
+        self.write_now(file, bytes);
+        let past = SystemTime::now() - Duration::from_secs(60);
+        File::options().write(true).open(self.path(file)).unwrap().set_modified(past).unwrap();
+    }
+
+    fn write_now(&self, file: &str, bytes: impl AsRef<[u8]>) {
+        fs::create_dir_all(self.path(file).parent().unwrap()).unwrap();
+        fs::write(self.path(file), bytes).unwrap();
+    }
+
+    /// A library whose watcher works.
+    async fn share(&self) -> Shared {
+        self.share_with(true).await
+    }
+
+    /// A library that finds changes only when it is told to look.
+    async fn share_blind(&self) -> Shared {
+        self.share_with(false).await
+    }
+
+    async fn share_with(&self, watch: bool) -> Shared {
+        let config = LibraryConfig { root: self.0.path().to_owned(), watch };
+        let library = Library::start(config, &Arbiter::current());
+        let (sender, told) = mpsc::channel(1000);
+        let list = library.send(Subscribe(Probe(sender).start().recipient())).await.unwrap();
+        let mut shared = Shared { library, told, list: BTreeMap::new() };
+        shared.take(ListChanged { added: list, removed: vec![] });
+        shared
+    }
+}
+
+/// A running library, and its list as one knows it who only hears of changes.
+struct Shared {
+    library: Addr<Library>,
+    told: mpsc::Receiver<ListChanged>,
+    list: BTreeMap<FileName, Listing>,
+}
+
+impl Shared {
+    fn take(&mut self, told: ListChanged) {
+        for listing in told.removed {
+            assert_eq!(self.list.remove(&listing.name), Some(listing), "what goes was there");
+        }
+        for listing in told.added {
+            assert!(listing.complete);
+            assert_eq!(self.list.insert(listing.name.clone(), listing), None, "what comes was not there");
+        }
+    }
+
+    /// Waits until exactly these files are shared; and the library says the same when asked.
+    async fn has(&mut self, files: &[(&str, &[u8])]) {
+        let expected: BTreeMap<FileName, (FileId, u64)> =
+            files.iter().map(|(file, bytes)| (name(file), (id_of(bytes), bytes.len() as u64))).collect();
+        while self.list.iter().map(|(n, l)| (n.clone(), (l.id, l.size))).collect::<BTreeMap<_, _>>()
+            != expected
+        {
+            let told = self.told.recv().await.expect("the library lives");
+            self.take(told);
+        }
+        let list = self.library.send(GetListings).await.unwrap();
+        assert_eq!(list, self.list.values().cloned().collect::<Vec<_>>());
+    }
+
+    async fn ready(&mut self) -> FirstScan {
+        let scan = self.library.send(AwaitReady).await.unwrap().unwrap();
+        while let Ok(told) = self.told.try_recv() {
+            self.take(told);
+        }
+        assert_eq!(scan.files, self.list.len(), "all was announced before it was ready");
+        scan
+    }
+
+    async fn rescan(&self) {
+        self.library.send(Rescan).await.unwrap();
+    }
+
+    async fn open(&self, bytes: &[u8]) -> Result<Arc<SharedFile>, OpenError> {
+        self.library.send(OpenFile { id: id_of(bytes) }).await.unwrap()
+    }
+
+    async fn stop(self) {
+        self.library.send(Stop).await.expect("the actor did not panic");
+    }
+}
+
+#[test]
+fn a_folder_is_shared_as_it_is_and_what_does_not_belong_there_is_not() {
+    run(|| async {
+        let root = Root::new();
+        let large = data(70 * SPAN + 1);
+        root.write("small", "s");
+        root.write("empty", "");
+        root.write("sub/größe 🐝", "ü");
+        root.write("large", &large);
+        root.write(".enxame-1.part", "half a download");
+        fs::create_dir(root.path("empty folder")).unwrap();
+        symlink("/etc/passwd", root.path("passwd")).unwrap();
+        symlink("nowhere", root.path("dangling")).unwrap();
+        mknodat(CWD, root.path("fifo"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        fs::write(root.path("unreadable\x07name"), "x").unwrap();
+        let mut shared = root.share().await;
+        let scan = shared.ready().await;
+        assert_eq!(scan, FirstScan { files: 4, bytes: large.len() as u64 + 3, hashed: 4, skipped: 4 });
+        shared
+            .has(&[("empty", b""), ("large", &large), ("small", b"s"), ("sub/größe 🐝", "ü".as_bytes())])
+            .await;
+        shared.stop().await;
+    });
+}
+
+#[test]
+fn what_is_added_renamed_changed_replaced_and_removed_is_told() {
+    run(|| async {
+        let root = Root::new();
+        root.write("a", "one");
+        let mut shared = root.share().await;
+        shared.has(&[("a", b"one")]).await;
+
+        root.write_now("sub/deep/b", "two");
+        shared.has(&[("a", b"one"), ("sub/deep/b", b"two")]).await;
+        fs::rename(root.path("a"), root.path("c")).unwrap();
+        shared.has(&[("c", b"one"), ("sub/deep/b", b"two")]).await;
+        // in place, same length
+        root.write_now("c", "ONE");
+        shared.has(&[("c", b"ONE"), ("sub/deep/b", b"two")]).await;
+        // by renaming another file over it
+        root.write_now(".enxame-x", "three");
+        fs::rename(root.path(".enxame-x"), root.path("c")).unwrap();
+        shared.has(&[("c", b"three"), ("sub/deep/b", b"two")]).await;
+        // two names, one content
+        root.write_now("d", "two");
+        shared.has(&[("c", b"three"), ("d", b"two"), ("sub/deep/b", b"two")]).await;
+        fs::remove_dir_all(root.path("sub")).unwrap();
+        fs::remove_file(root.path("c")).unwrap();
+        shared.has(&[("d", b"two")]).await;
+        shared.stop().await;
+    });
+}
+
+#[test]
+fn a_rescan_withdraws_what_a_blind_watcher_missed_before_it_answers() {
+    run(|| async {
+        let root = Root::new();
+        root.write("gone", "1");
+        root.write("changed", "2");
+        root.write("same", "3");
+        let mut shared = root.share_blind().await;
+        assert_eq!(shared.ready().await.hashed, 3);
+        fs::remove_file(root.path("gone")).unwrap();
+        root.write("changed", "two");
+        root.write("new", "4");
+        shared.rescan().await;
+        assert!(shared.library.send(FindName { name: name("gone") }).await.unwrap().is_none());
+        let changed = shared.library.send(FindName { name: name("changed") }).await.unwrap();
+        assert!(changed.is_none_or(|listing| listing.id == id_of(b"two")));
+        shared.has(&[("changed", b"two"), ("new", b"4"), ("same", b"3")]).await;
+        // Many at once are answered together; nothing changed, so nothing is told.
+        let all = futures_of((0..50).map(|_| shared.library.send(Rescan)));
+        all.await;
+        assert!(shared.told.try_recv().is_err());
+        shared.stop().await;
+    });
+}
+
+/// Awaits all, which are sent at once.
+async fn futures_of(requests: impl Iterator<Item = actix::dev::Request<Library, Rescan>>) {
+    let tasks: Vec<_> = requests.map(actix_rt::spawn).collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+}
+
+#[test]
+fn a_restart_hashes_only_what_changed() {
+    run(|| async {
+        let root = Root::new();
+        let large = data(3 * SPAN);
+        root.write("large", &large);
+        root.write("small", "s");
+        root.write("changes", "old");
+        root.write("goes", "g");
+        let mut first = root.share().await;
+        assert_eq!(first.ready().await.hashed, 4);
+        first.stop().await;
+
+        root.write("changes", "new");
+        fs::remove_file(root.path("goes")).unwrap();
+        let mut second = root.share().await;
+        assert_eq!(second.ready().await.hashed, 1);
+        let now: [(&str, &[u8]); 3] = [("changes", b"new"), ("large", &large), ("small", b"s")];
+        second.has(&now).await;
+        let opened = second.open(&large).await.unwrap();
+        assert_eq!(opened.proof, proof_of(&large), "the manifest comes back too");
+        second.stop().await;
+
+        let mut third = root.share().await;
+        assert_eq!(third.ready().await.hashed, 0);
+        third.has(&now).await;
+        third.stop().await;
+        let kept = Cache::open(&root.0.path().join(".enxame")).load();
+        assert_eq!(kept.len(), 3, "entries of files that went are gone too");
+    });
+}
+
+#[test]
+fn a_file_hashed_within_the_tick_of_its_change_is_hashed_again_before_it_is_cached() {
+    run(|| async {
+        let root = Root::new();
+        root.write("racy", "first");
+        // Whole seconds and now: a file system with a coarse clock, where a second change can hide.
+        let tick = SystemTime::now() + Duration::from_secs(1);
+        let whole = tick.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let tick = SystemTime::UNIX_EPOCH + Duration::from_secs(whole);
+        File::options().write(true).open(root.path("racy")).unwrap().set_modified(tick).unwrap();
+        let mut shared = root.share_blind().await;
+        shared.ready().await;
+        shared.has(&[("racy", b"first")]).await;
+        shared.stop().await;
+        assert!(Cache::open(&root.0.path().join(".enxame")).load().is_empty());
+    });
+}
+
+#[test]
+fn an_opened_file_knows_when_it_changed_and_a_stale_one_is_withdrawn() {
+    run(|| async {
+        let root = Root::new();
+        root.write("a", "content");
+        root.write("b", "content");
+        let mut shared = root.share_blind().await;
+        shared.ready().await;
+        let opened = shared.open(b"content").await.unwrap();
+        assert_eq!((opened.name.as_str(), opened.proof.id()), ("a", id_of(b"content")));
+        assert!(opened.is_unchanged());
+        root.write_now("a", "CONTENT");
+        assert!(!opened.is_unchanged());
+        // The other name still has it; the stale one goes and comes back as what it is now.
+        assert_eq!(shared.open(b"content").await.unwrap().name.as_str(), "b");
+        shared.has(&[("a", b"CONTENT"), ("b", b"content")]).await;
+        fs::remove_file(root.path("b")).unwrap();
+        assert!(matches!(shared.open(b"content").await, Err(OpenError::Missing)));
+        assert!(matches!(shared.open(b"never there").await, Err(OpenError::Missing)));
+        shared.has(&[("a", b"CONTENT")]).await;
+        shared.stop().await;
+    });
+}
+
+#[test]
+fn a_suspected_file_is_withdrawn_at_once_and_comes_back_when_it_was_hashed() {
+    run(|| async {
+        let root = Root::new();
+        root.write("a", "content");
+        let mut shared = root.share_blind().await;
+        shared.ready().await;
+        shared.library.send(Suspect { id: id_of(b"content") }).await.unwrap();
+        assert_eq!(shared.library.send(GetListings).await.unwrap(), []);
+        shared.has(&[]).await;
+        shared.has(&[("a", b"content")]).await;
+        shared.stop().await;
+    });
+}
+
+#[test]
+fn a_finished_download_is_entered_without_being_hashed() {
+    run(|| async {
+        let root = Root::new();
+        let bytes = data(SPAN + 1);
+        let mut shared = root.share_blind().await;
+        shared.ready().await;
+        let folder = Folder::open(&root.path("")).unwrap();
+        let part = PartFile::open(&folder, &name("sub/file"), &proof_of(&bytes)).unwrap();
+        let geometry = *part.proof().geometry();
+        for span in geometry.all_spans() {
+            let begin = geometry.offset(span) as usize;
+            assert!(part.store(span, &bytes[begin..begin + geometry.len_bytes(span)]).unwrap());
+        }
+        let proof = part.proof().clone();
+        let stamp = part.finish(false).unwrap();
+        let add = |stamp| AddFile { name: name("sub/file"), proof: proof.clone(), stamp };
+        let other = Stamp { mtime_ns: 0, ..stamp };
+        assert!(!shared.library.send(add(other)).await.unwrap(), "not the file that was downloaded");
+        assert!(shared.library.send(add(stamp)).await.unwrap());
+        shared.has(&[("sub/file", &bytes)]).await;
+        let found = shared.library.send(FindById { id: id_of(&bytes) }).await.unwrap().unwrap();
+        assert_eq!(found.name.as_str(), "sub/file");
+        shared.stop().await;
+        let mut again = root.share_blind().await;
+        assert_eq!(again.ready().await.hashed, 0, "it was cached");
+        again.stop().await;
+    });
+}
+
+#[test]
+fn a_folder_that_vanishes_is_shared_again_when_it_is_back() {
+    run(|| async {
+        let root = Root::new();
+        root.write("a", "1");
+        let mut shared = root.share().await;
+        shared.ready().await;
+        fs::rename(root.0.path().join("files"), root.0.path().join("elsewhere")).unwrap();
+        shared.rescan().await;
+        shared.has(&[]).await;
+        assert!(!root.path("").exists(), "it is not made anew in place of what was there");
+        fs::rename(root.0.path().join("elsewhere"), root.0.path().join("files")).unwrap();
+        shared.rescan().await;
+        shared.has(&[("a", b"1")]).await;
+        // It is watched again, too.
+        fs::remove_dir_all(root.path("")).unwrap();
+        shared.rescan().await;
+        shared.has(&[]).await;
+        fs::create_dir(root.path("")).unwrap();
+        shared.rescan().await;
+        root.write_now("b", "2");
+        shared.has(&[("b", b"2")]).await;
+        shared.stop().await;
+    });
+}
+
+#[test]
+fn a_missing_folder_is_made_and_one_that_cannot_be_is_an_error() {
+    run(|| async {
+        let parent = tempfile::tempdir().unwrap();
+        let config = LibraryConfig { root: parent.path().join("new/p1"), watch: true };
+        let library = Library::start(config.clone(), &Arbiter::current());
+        assert_eq!(library.send(AwaitReady).await.unwrap(), Ok(FirstScan::default()));
+        assert!(config.files().is_dir());
+        library.send(Stop).await.unwrap();
+
+        fs::write(parent.path().join("file"), "").unwrap();
+        let config = LibraryConfig { root: parent.path().join("file/p1"), watch: true };
+        let library = Library::start(config.clone(), &Arbiter::current());
+        let error = library.send(AwaitReady).await.unwrap().unwrap_err();
+        assert_eq!(error.path, config.files());
+        library.send(Stop).await.unwrap();
+    });
+}
+
+#[test]
+fn stopping_ends_the_hashing_and_answers_everybody() {
+    run(|| async {
+        let root = Root::new();
+        for number in 0..50 {
+            root.write(&format!("{number}"), data(1000 + number));
+        }
+        root.write("large", data(100 * SPAN));
+        let shared = root.share().await;
+        let ready = actix_rt::spawn(shared.library.send(AwaitReady));
+        let rescan = actix_rt::spawn(shared.library.send(Rescan));
+        let second = actix_rt::spawn(shared.library.send(Stop));
+        shared.stop().await;
+        ready.await.unwrap().unwrap().ok();
+        rescan.await.unwrap().unwrap();
+        second.await.unwrap().unwrap();
+        // The folder is free: the next one has the cache.
+        let mut again = root.share().await;
+        assert_eq!(again.ready().await.files, 51);
+        again.stop().await;
+    });
+}
