@@ -253,7 +253,7 @@ impl PartFile {
         let disk = |source| PartError::Disk { path: self.target_path.clone(), source };
         match publish(&self.dir, &self.part_name, &self.target_leaf, overwrite) {
             Ok(()) => Stamp::of(&self.file).map_err(disk),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.is_there_already(),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.settle_for_existing(),
             Err(error) => Err(disk(error)),
         }
     }
@@ -286,7 +286,7 @@ impl PartFile {
         })
     }
 
-    fn is_there_already(self) -> Result<Stamp, PartError> {
+    fn settle_for_existing(self) -> Result<Stamp, PartError> {
         let PartFile { proof, target_leaf, target_path, .. } = &self;
         let disk = |source| PartError::Disk { path: target_path.clone(), source };
         let folder = Folder::at(self.dir.try_clone().map_err(disk)?, target_path);

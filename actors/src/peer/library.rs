@@ -31,7 +31,7 @@ use actix_rt::ArbiterHandle;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use self::jobs::{CacheSource, Found, Look, Looked, Outcome};
+use self::jobs::{Batch, CacheSource, Found, Look, Looked, Opened, Outcome};
 use self::watch::Watch;
 use crate::base::limits::WATCH_QUIET;
 use crate::base::{FileId, FileName};
@@ -382,8 +382,15 @@ impl Library {
             self.run(ctx, last, |_, ()| {});
             return;
         }
-        self.waiting_stop.drain(..).for_each(|waiting| drop(waiting.send(())));
+        answer_all(&mut self.waiting_stop, &());
         ctx.stop();
+    }
+}
+
+fn answer_all<T: Clone>(waiting: &mut Vec<oneshot::Sender<T>>, answer: &T) {
+    for waiting in waiting.drain(..) {
+        // Who does not wait any more needs no answer.
+        let _ = waiting.send(answer.clone());
     }
 }
 
@@ -428,7 +435,7 @@ impl Library {
             Err(error) => self.lose(&error),
         }
         self.first_look_is_done = true;
-        self.waiting.drain(..).for_each(|waiting| drop(waiting.send(())));
+        answer_all(&mut self.waiting, &());
     }
 
     fn apply(&mut self, found: Found) {
@@ -508,7 +515,7 @@ impl Library {
     }
 
     fn set_ready(&mut self, ready: Result<FirstScan, FolderError>) {
-        self.waiting_ready.drain(..).for_each(|waiting| drop(waiting.send(ready.clone())));
+        answer_all(&mut self.waiting_ready, &ready);
         self.ready = Some(ready);
     }
 }
@@ -575,13 +582,13 @@ impl Library {
     fn hash_lane(
         &mut self,
         lane: usize,
-        hash: fn(&Path, Vec<(FileName, Stamp)>, &AtomicBool) -> Vec<Outcome>,
+        hash: fn(&Path, Batch, &AtomicBool) -> Vec<Outcome>,
         ctx: &mut Context<Self>,
     ) {
         if self.lane_is_busy[lane] || self.pending[lane].is_empty() {
             return;
         }
-        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let (mut batch, mut bytes) = (Batch::new(), 0);
         while batch.len() < HASH_BATCH_FILES && bytes < HASH_BATCH_BYTES {
             let Some((name, stamp)) = self.pending[lane].pop_first() else { break };
             bytes += stamp.size;
@@ -729,7 +736,7 @@ impl Handler<OpenFile> for Library {
             names.filter_map(|name| Some((name.clone(), self.index.get(name)?.clone()))).collect();
         let files = self.config.files();
         let open = move || jobs::open_first(&files, wanted);
-        self.ask(open, |library, (opened, stale)| {
+        self.ask(open, |library, Opened { file, stale }| {
             let mut told = ListChanged::default();
             for (name, stamp) in stale {
                 if library.index.get(&name).is_some_and(|entry| entry.stamp == stamp) {
@@ -738,7 +745,7 @@ impl Handler<OpenFile> for Library {
                 }
             }
             library.announce(told);
-            opened
+            file
         })
     }
 }
@@ -765,7 +772,9 @@ impl Handler<AddFile> for Library {
         self.ask(work, move |library, found| {
             if found.is_ok_and(|(_, found)| found == stamp) && proof.geometry().size() == stamp.size {
                 // A look may have found it before us: it need not be hashed.
-                library.pending.iter_mut().for_each(|pending| drop(pending.remove(&name)));
+                for pending in &mut library.pending {
+                    pending.remove(&name);
+                }
                 library.hashing.remove(&name);
                 let mut told = ListChanged::default();
                 let entry = Entry { stamp, proof, settled: stamp.is_settled_at(now_ns()) };

@@ -92,6 +92,9 @@ impl Look {
     }
 }
 
+/// Files as they looked when they were last looked at.
+pub(super) type Batch = Vec<(FileName, Stamp)>;
+
 /// What became of a file that was to be hashed.
 pub(super) struct Outcome {
     pub(super) name: FileName,
@@ -102,28 +105,20 @@ pub(super) struct Outcome {
 }
 
 /// Hashes small files, as many at a time as there are cores.
-pub(super) fn hash_side_by_side(
-    files: &Path,
-    batch: Vec<(FileName, Stamp)>,
-    stop: &AtomicBool,
-) -> Vec<Outcome> {
+pub(super) fn hash_side_by_side(files: &Path, batch: Batch, stop: &AtomicBool) -> Vec<Outcome> {
     hash_with(files, batch, |folder, batch| {
         batch.into_par_iter().map(|(name, stamp)| hash_one(folder, name, stamp, stop)).collect()
     })
 }
 
 /// Hashes large files one after the other, each on all cores.
-pub(super) fn hash_in_turn(files: &Path, batch: Vec<(FileName, Stamp)>, stop: &AtomicBool) -> Vec<Outcome> {
+pub(super) fn hash_in_turn(files: &Path, batch: Batch, stop: &AtomicBool) -> Vec<Outcome> {
     hash_with(files, batch, |folder, batch| {
         batch.into_iter().map(|(name, stamp)| hash_one(folder, name, stamp, stop)).collect()
     })
 }
 
-fn hash_with(
-    files: &Path,
-    batch: Vec<(FileName, Stamp)>,
-    hash: impl FnOnce(&Folder, Vec<(FileName, Stamp)>) -> Vec<Outcome>,
-) -> Vec<Outcome> {
+fn hash_with(files: &Path, batch: Batch, hash: impl FnOnce(&Folder, Batch) -> Vec<Outcome>) -> Vec<Outcome> {
     match Folder::open(files) {
         Ok(folder) => hash(&folder, batch),
         // The folder is gone, and the files with it; the next look says so.
@@ -153,28 +148,32 @@ fn hash_one(folder: &Folder, name: FileName, stamp: Stamp, stop: &AtomicBool) ->
     Outcome { name, stamp, result }
 }
 
-/// Opens the first of these files that is as it was hashed; and which ones are not.
-pub(super) fn open_first(
-    files: &Path,
-    wanted: Vec<(FileName, Entry)>,
-) -> (Result<Arc<SharedFile>, OpenError>, Vec<(FileName, Stamp)>) {
-    let mut stale = Vec::new();
+/// What came of opening a file.
+pub(super) struct Opened {
+    pub(super) file: Result<Arc<SharedFile>, OpenError>,
+    /// Names under which something else stands now.
+    pub(super) stale: Batch,
+}
+
+/// Opens the first of these files that is as it was hashed.
+pub(super) fn open_first(files: &Path, wanted: Vec<(FileName, Entry)>) -> Opened {
+    let mut stale = Batch::new();
     let folder = match Folder::open(files) {
         Ok(folder) => folder,
-        Err(error) => return (Err(error.into()), stale),
+        Err(error) => return Opened { file: Err(error.into()), stale },
     };
     let mut refused = None;
     for (name, Entry { stamp, proof, .. }) in wanted {
         match folder.open_file(&name) {
             Ok((file, found)) if found == stamp => {
-                return (Ok(Arc::new(SharedFile { file, proof, stamp, name })), stale);
+                return Opened { file: Ok(Arc::new(SharedFile { file, proof, stamp, name })), stale };
             }
             // No descriptors left, for instance, says nothing of the file.
             Err(error) if is_passing(&error) => refused = Some(error),
             Ok(_) | Err(_) => stale.push((name, stamp)),
         }
     }
-    (Err(refused.map_or(OpenError::Missing, OpenError::Io)), stale)
+    Opened { file: Err(refused.map_or(OpenError::Missing, OpenError::Io)), stale }
 }
 
 fn is_passing(error: &io::Error) -> bool {

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::*;
+use crate::content::index::Changes;
 use crate::content::part::PartFile;
 use crate::content::tree::tests::{SPAN, data, proof_of};
 
@@ -218,19 +219,13 @@ fn a_rescan_withdraws_what_a_blind_watcher_missed_before_it_answers() {
         assert!(changed.is_none_or(|listing| listing.id == id_of(b"two")));
         shared.has(&[("changed", b"two"), ("new", b"4"), ("same", b"3")]).await;
         // Many at once are answered together; nothing changed, so nothing is told.
-        let all = futures_of((0..50).map(|_| shared.library.send(Rescan)));
-        all.await;
+        let many: Vec<_> = (0..50).map(|_| actix_rt::spawn(shared.library.send(Rescan))).collect();
+        for answer in many {
+            answer.await.unwrap().unwrap();
+        }
         assert!(shared.told.try_recv().is_err());
         shared.stop().await;
     });
-}
-
-/// Awaits all, which are sent at once.
-async fn futures_of(requests: impl Iterator<Item = actix::dev::Request<Library, Rescan>>) {
-    let tasks: Vec<_> = requests.map(actix_rt::spawn).collect();
-    for task in tasks {
-        task.await.unwrap().unwrap();
-    }
 }
 
 #[test]
@@ -266,14 +261,13 @@ fn a_restart_hashes_only_what_changed() {
 }
 
 #[test]
-fn a_file_hashed_within_the_tick_of_its_change_is_hashed_again_before_it_is_cached() {
+fn a_file_hashed_within_the_tick_of_its_change_is_shared_but_not_cached() {
     run(|| async {
         let root = Root::new();
         root.write("racy", "first");
-        // Whole seconds and now: a file system with a coarse clock, where a second change can hide.
-        let tick = SystemTime::now() + Duration::from_secs(1);
-        let whole = tick.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        let tick = SystemTime::UNIX_EPOCH + Duration::from_secs(whole);
+        // Whole seconds and about now: a coarse clock, behind which a second change can hide.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let tick = SystemTime::UNIX_EPOCH + Duration::from_secs(now + 1);
         File::options().write(true).open(root.path("racy")).unwrap().set_modified(tick).unwrap();
         let mut shared = root.share_blind().await;
         shared.ready().await;
@@ -281,6 +275,25 @@ fn a_file_hashed_within_the_tick_of_its_change_is_hashed_again_before_it_is_cach
         shared.stop().await;
         assert!(Cache::open(&root.0.path().join(".enxame")).load().is_empty());
     });
+}
+
+#[test]
+fn when_the_tick_is_over_it_is_hashed_once_more_and_cached() {
+    let mut library = Library::new(LibraryConfig { root: "nowhere".into(), watch: false });
+    let stamp = Stamp { device: 1, inode: 1, size: 5, mtime_ns: 0, ctime_ns: 0 };
+    let entry = |bytes: &[u8], settled| Entry { stamp, proof: proof_of(bytes), settled };
+    library.index.insert(name("racy"), entry(b"first", false));
+    let look_again = Changes { unsettled: vec![(name("racy"), stamp)], ..Changes::default() };
+    library.apply(Found { changes: look_again, skipped: vec![], forgotten: vec![] });
+    assert_eq!(library.pending[SMALL], BTreeMap::from([(name("racy"), stamp)]));
+    assert!(library.index.get(&name("racy")).is_some(), "it stays in the list meanwhile");
+
+    library.pending = Default::default();
+    library.hashing.insert(name("racy"), false);
+    let result = Ok(Some(entry(b"other", true)));
+    library.take_outcomes(vec![Outcome { name: name("racy"), stamp, result }]);
+    assert_eq!(library.index.get(&name("racy")), Some(&entry(b"other", true)));
+    assert!(library.cache_news[&name("racy")].is_some());
 }
 
 #[test]
