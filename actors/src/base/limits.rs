@@ -119,6 +119,8 @@ pub const MAX_REQUEST_SPANS: usize = 64;
 pub const JOB_IN_FLIGHT_BYTES: u64 = 32 << 20;
 /// Files a holder keeps open per upload connection.
 pub const MAX_OPEN_FILES_PER_UPLOAD: usize = 16;
+/// Threads that move data: more than this many cores are not filled by sockets, but by hashing.
+pub const MAX_DATA_THREADS: usize = 4;
 /// Blocking threads (hash, disk) of one data thread.
 pub const MAX_BLOCKING_THREADS: usize = 8;
 

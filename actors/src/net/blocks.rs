@@ -37,6 +37,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         FrameReader { stream, buffer: read, stall }
     }
 
+    /// The stream below, for writing.
+    pub fn stream_mut(&mut self) -> &mut R {
+        &mut self.stream
+    }
+
     /// Waits for the next frame's header. Cancel safe: nothing is taken until the header is whole.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod blocks;
+pub mod greeting;
 pub mod link;
 pub mod listener;
 

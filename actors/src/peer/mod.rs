@@ -1,5 +1,20 @@
 //! The actors of a peer, and of a download job.
+//!
+//! [`Peer`] shares a folder and fetches into it; [`Fetch`] only fetches.
 
+pub mod assembler;
+pub mod block_server;
+pub mod downloader;
 pub mod events;
-pub mod tracker_client;
+mod job_file;
 pub mod library;
+mod role;
+pub mod source_connection;
+mod source_task;
+pub mod threads;
+pub mod tracker_client;
+pub mod tracker_link;
+mod upload;
+
+pub use downloader::{Destination, Want};
+pub use role::{open_folder, Fetch, FetchConfig, Job, Peer, PeerConfig, PeerError};

@@ -4,15 +4,19 @@
 
 pub mod catalogue;
 pub mod confirmation;
+mod backoff;
 mod ending;
 mod file;
 mod holders;
 mod job;
 mod rate;
 mod slab;
+mod told;
 
+pub use backoff::Backoff;
 pub use ending::{Ending, Policy};
 pub use file::{FilePlan, Holding};
 pub use holders::{DialState, Holders};
 pub use job::{FileIndex, JobPlan, Request, Settled, SourceId};
 pub use rate::Rate;
+pub use told::{Telling, ToldList};

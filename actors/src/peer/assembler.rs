@@ -1,0 +1,541 @@
+//! The actor that turns spans into files: verifies, writes, finishes.
+//!
+//! Spans come with an awaited message whose answer is the credit for the next one, so what is in
+//! memory is bounded by the number of sources. Hashing and writing run on blocking threads, one call
+//! per message, several sources at the same time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use actix::prelude::*;
+use actix::WeakRecipient;
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+
+use crate::base::{FileId, FileName, SpanIndex, SpanSet};
+use crate::content::folder::{Folder, Stamp};
+use crate::content::part::{Existing, PartError, PartFile, existing};
+use crate::content::tree::{Proof, hash_file};
+use crate::peer::events::JobError;
+use crate::plan::FileIndex;
+
+/// Messages that may wait without being sent again later: one per source, and as many from the job.
+const MAILBOX: usize = 64;
+
+/// A place for a file.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The folder.
+    pub folder: Arc<Folder>,
+    /// The name below it.
+    pub name: FileName,
+    /// Whether another content there is replaced.
+    pub overwrite: bool,
+}
+
+impl Place {
+    /// The whole path.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path_of(&self.name)
+    }
+
+    fn trouble(&self, error: io::Error) -> JobError {
+        disk_trouble(self.path(), error)
+    }
+}
+
+fn disk_trouble(path: PathBuf, error: io::Error) -> JobError {
+    JobError::Disk { path, kind: error.kind(), why: error.to_string() }
+}
+
+impl From<PartError> for JobError {
+    fn from(error: PartError) -> JobError {
+        match error {
+            PartError::TargetExists(path) => JobError::TargetExists(path),
+            PartError::Disk { path, source } => disk_trouble(path, source),
+            PartError::Locked(ref path) | PartError::Incomplete(ref path) => {
+                let kind = io::ErrorKind::WouldBlock;
+                JobError::Disk { path: path.clone(), kind, why: error.to_string() }
+            }
+        }
+    }
+}
+
+/// Where a file goes.
+pub enum Output {
+    /// Into a folder.
+    Place(Place),
+    /// In order into a stream.
+    Stream(Box<dyn Write + Send>),
+}
+
+/// A file that is being put together.
+enum Assembly {
+    /// A part file.
+    Part(Part),
+    /// A file of one span, which is written and finished in one go when it comes.
+    Whole { place: Place, proof: Proof },
+    /// A stream.
+    Ordered(Ordered),
+}
+
+/// A part file, and who writes into it.
+struct Part {
+    file: Arc<PartFile>,
+    overwrite: bool,
+    /// Messages whose spans are being written: a finished file must not be written to, not even
+    /// with its own content, for that changes its stamp.
+    storing: usize,
+    finishing: Option<oneshot::Sender<Result<Stamp, JobError>>>,
+}
+
+/// A stream, and the spans that came before their turn.
+struct Ordered {
+    proof: Proof,
+    /// The next span to write.
+    next: u32,
+    waiting: BTreeMap<u32, Vec<u8>>,
+    /// `None` while a blocking thread writes.
+    writer: Option<Box<dyn Write + Send>>,
+    finishing: Option<oneshot::Sender<Result<(), JobError>>>,
+    error: Option<JobError>,
+}
+
+/// The actor.
+pub struct Assembler {
+    files: HashMap<FileIndex, Assembly>,
+    advanced: WeakRecipient<StreamAdvanced>,
+}
+
+impl Assembler {
+    /// Starts the actor; `advanced` hears how far a stream is.
+    pub fn start(advanced: WeakRecipient<StreamAdvanced>) -> Addr<Assembler> {
+        Assembler { files: HashMap::new(), advanced }.start()
+    }
+}
+
+impl Actor for Assembler {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+    }
+}
+
+/// The spans of a stream in front of this one were written.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct StreamAdvanced {
+    /// The file.
+    pub file: FileIndex,
+    /// Number of the next span to be written.
+    pub next: u32,
+}
+
+/// Look at what stands at the place of a file.
+#[derive(Message)]
+#[rtype(result = "Result<Prepared, JobError>")]
+pub struct Prepare {
+    /// The place.
+    pub place: Place,
+    /// The content that is to stand there.
+    pub id: FileId,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// What stands at the place of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prepared {
+    /// Nothing, or what may be replaced.
+    Free,
+    /// The same content already.
+    Same(Stamp),
+}
+
+impl Handler<Prepare> for Assembler {
+    type Result = ResponseFuture<Result<Prepared, JobError>>;
+
+    fn handle(&mut self, Prepare { place, id, size }: Prepare, _: &mut Self::Context) -> Self::Result {
+        Box::pin(blocking(move || match existing(&place.folder, &place.name, id, size) {
+            Ok(Existing::Nothing) => Ok(Prepared::Free),
+            Ok(Existing::Same(stamp)) => Ok(Prepared::Same(stamp)),
+            Ok(Existing::Other) if place.overwrite => Ok(Prepared::Free),
+            Ok(Existing::Other) => Err(JobError::TargetExists(place.path())),
+            Err(error) => Err(place.trouble(error)),
+        }))
+    }
+}
+
+/// Begin to put a file together; answered with the spans that are there already.
+#[derive(Message)]
+#[rtype(result = "Result<SpanSet, JobError>")]
+pub struct Begin {
+    /// Its number in the job.
+    pub file: FileIndex,
+    /// What proves it.
+    pub proof: Proof,
+    /// Where it goes.
+    pub output: Output,
+}
+
+impl Handler<Begin> for Assembler {
+    type Result = ResponseActFuture<Self, Result<SpanSet, JobError>>;
+
+    fn handle(&mut self, Begin { file, proof, output }: Begin, _: &mut Self::Context) -> Self::Result {
+        let nothing = SpanSet::empty(proof.geometry());
+        let place = match output {
+            Output::Stream(writer) => {
+                let ordered = Ordered {
+                    proof,
+                    next: 0,
+                    waiting: BTreeMap::new(),
+                    writer: Some(writer),
+                    finishing: None,
+                    error: None,
+                };
+                self.files.insert(file, Assembly::Ordered(ordered));
+                return Box::pin(fut::ready(Ok(nothing)));
+            }
+            Output::Place(place) if proof.geometry().is_single() => {
+                self.files.insert(file, Assembly::Whole { place, proof });
+                return Box::pin(fut::ready(Ok(nothing)));
+            }
+            Output::Place(place) => place,
+        };
+        let overwrite = place.overwrite;
+        let begun = blocking(move || -> Result<_, JobError> {
+            let part = PartFile::open(&place.folder, &place.name, &proof)?;
+            let had = part.recover().map_err(|error| disk_trouble(part.path().to_owned(), error))?;
+            Ok((Arc::new(part), had))
+        });
+        Box::pin(begun.into_actor(self).map(move |begun, assembler, _| {
+            let (part, had) = begun?;
+            let part = Part { file: part, overwrite, storing: 0, finishing: None };
+            assembler.files.insert(file, Assembly::Part(part));
+            Ok(had)
+        }))
+    }
+}
+
+/// Spans that came, one behind the other in one buffer. The answer gives the buffer back, and is the
+/// sender's credit for the next spans: so it has to be awaited, see [`Handoff`].
+#[derive(Message)]
+#[rtype(result = "Verdict")]
+pub struct SpansArrived {
+    /// Which span of which file stands where in the buffer.
+    pub parts: Vec<(FileIndex, SpanIndex, Range<usize>)>,
+    /// The bytes.
+    pub buffer: Vec<u8>,
+}
+
+/// What became of the spans.
+pub struct Verdict {
+    /// One outcome per span, in the order given.
+    pub outcomes: Vec<(FileIndex, SpanIndex, Outcome)>,
+    /// The buffer, to be used again.
+    pub buffer: Vec<u8>,
+}
+
+/// What became of one span.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Verified and written.
+    Stored,
+    /// Verified and written, and the file stands under its final name.
+    Finished(Stamp),
+    /// It is not of the file. Nothing was written.
+    Wrong,
+    /// The file is not being put together any more.
+    NotWanted,
+    /// The disk refused.
+    Failed(JobError),
+}
+
+/// The one way to hand over spans: a message that is awaited. With this type, bytes cannot be sent
+/// without waiting for their credit.
+#[derive(Clone)]
+pub struct Handoff(Recipient<SpansArrived>);
+
+impl Handoff {
+    /// Hands over to this recipient.
+    pub fn to(recipient: Recipient<SpansArrived>) -> Handoff {
+        Handoff(recipient)
+    }
+
+    /// Hands spans over, at once; resolves when they were dealt with, to `None` if nobody is there
+    /// any more.
+    pub fn hand_over(&self, spans: SpansArrived) -> impl Future<Output = Option<Verdict>> + use<> {
+        let handed_over = self.0.send(spans);
+        async move { handed_over.await.ok() }
+    }
+}
+
+/// Where the blocking thread puts a span.
+enum Sink {
+    Part(Arc<PartFile>),
+    Whole(Place, Proof),
+    Memory(Proof),
+    Nowhere,
+}
+
+impl Sink {
+    /// Verifies a span and writes it; for a stream, gives it back to wait for its turn.
+    fn store(&self, span: SpanIndex, data: &[u8]) -> (Outcome, Option<Vec<u8>>) {
+        let outcome = match self {
+            Sink::Part(part) => match part.store(span, data) {
+                Ok(true) => Outcome::Stored,
+                Ok(false) => Outcome::Wrong,
+                Err(error) => Outcome::Failed(disk_trouble(part.path().to_owned(), error)),
+            },
+            Sink::Whole(place, proof) => match store_whole(place, proof, span, data) {
+                Ok(Some(stamp)) => Outcome::Finished(stamp),
+                Ok(None) => Outcome::Wrong,
+                Err(error) => Outcome::Failed(error),
+            },
+            Sink::Memory(proof) if proof.verify(span, data) => return (Outcome::Stored, Some(data.to_vec())),
+            Sink::Memory(_) => Outcome::Wrong,
+            Sink::Nowhere => Outcome::NotWanted,
+        };
+        (outcome, None)
+    }
+}
+
+fn store_whole(place: &Place, proof: &Proof, span: SpanIndex, data: &[u8]) -> Result<Option<Stamp>, JobError> {
+    let part = PartFile::open(&place.folder, &place.name, proof)?;
+    if part.store(span, data).map_err(|error| place.trouble(error))? {
+        return Ok(Some(part.finish(place.overwrite)?));
+    }
+    part.discard()?;
+    Ok(None)
+}
+
+impl Handler<SpansArrived> for Assembler {
+    type Result = ResponseActFuture<Self, Verdict>;
+
+    fn handle(&mut self, SpansArrived { parts, buffer }: SpansArrived, _: &mut Self::Context) -> Self::Result {
+        let sinks: Vec<Sink> = parts
+            .iter()
+            .map(|(file, ..)| match self.files.get_mut(file) {
+                Some(Assembly::Part(part)) if part.finishing.is_none() => {
+                    part.storing += 1;
+                    Sink::Part(Arc::clone(&part.file))
+                }
+                Some(Assembly::Whole { place, proof }) => Sink::Whole(place.clone(), proof.clone()),
+                Some(Assembly::Ordered(ordered)) => Sink::Memory(ordered.proof.clone()),
+                Some(Assembly::Part(_)) | None => Sink::Nowhere,
+            })
+            .collect();
+        let stored = blocking(move || {
+            let stored: Vec<_> = parts
+                .into_iter()
+                .zip(sinks)
+                .map(|((file, span, range), sink)| (file, span, sink.store(span, &buffer[range])))
+                .collect();
+            (stored, buffer)
+        });
+        Box::pin(stored.into_actor(self).map(|(stored, buffer), assembler, ctx| {
+            let outcomes = stored.into_iter().map(|(file, span, (outcome, data))| {
+                if let Some(data) = data {
+                    assembler.queue(file, span, data, ctx);
+                }
+                match assembler.files.get_mut(&file) {
+                    Some(Assembly::Part(part)) if !matches!(outcome, Outcome::NotWanted) => {
+                        part.storing -= 1;
+                        assembler.finish_when_quiet(file, ctx);
+                    }
+                    Some(Assembly::Whole { .. }) if matches!(outcome, Outcome::Finished(_)) => {
+                        assembler.files.remove(&file);
+                    }
+                    _ => {}
+                }
+                (file, span, outcome)
+            });
+            Verdict { outcomes: outcomes.collect(), buffer }
+        }))
+    }
+}
+
+/// Finish a file: all of its spans are stored. Answered when it stands under its final name (with its
+/// stamp), or when all of a stream was written.
+#[derive(Message)]
+#[rtype(result = "Result<Option<Stamp>, JobError>")]
+pub struct Finish {
+    /// The file.
+    pub file: FileIndex,
+}
+
+impl Handler<Finish> for Assembler {
+    type Result = ResponseFuture<Result<Option<Stamp>, JobError>>;
+
+    fn handle(&mut self, Finish { file }: Finish, ctx: &mut Self::Context) -> Self::Result {
+        match self.files.get_mut(&file) {
+            Some(Assembly::Part(part)) => {
+                let (sender, finished) = oneshot::channel();
+                part.finishing = Some(sender);
+                self.finish_when_quiet(file, ctx);
+                Box::pin(async move { finished.await.unwrap_or(Err(JobError::Interrupted)).map(Some) })
+            }
+            Some(Assembly::Ordered(ordered)) => {
+                let (sender, finished) = oneshot::channel();
+                ordered.finishing = Some(sender);
+                self.settle(file);
+                Box::pin(async move { finished.await.unwrap_or(Err(JobError::Interrupted)).map(|()| None) })
+            }
+            Some(Assembly::Whole { .. }) | None => Box::pin(async { Err(JobError::Interrupted) }),
+        }
+    }
+}
+
+/// Put a second copy of a finished file somewhere else.
+#[derive(Message)]
+#[rtype(result = "Result<Stamp, JobError>")]
+pub struct Copy {
+    /// Where it stands.
+    pub from: Place,
+    /// Where it goes.
+    pub to: Place,
+    /// Its id: what is read is proved against it again.
+    pub id: FileId,
+}
+
+impl Handler<Copy> for Assembler {
+    type Result = ResponseFuture<Result<Stamp, JobError>>;
+
+    fn handle(&mut self, Copy { from, to, id }: Copy, _: &mut Self::Context) -> Self::Result {
+        Box::pin(blocking(move || {
+            let reading = |error| from.trouble(error);
+            let (file, stamp) = from.folder.open_file(&from.name).map_err(reading)?;
+            let proof = hash_file(&file, stamp.size, &AtomicBool::new(false)).map_err(reading)?;
+            if proof.id() != id {
+                return Err(reading(io::Error::other("it was changed while it was copied")));
+            }
+            let part = PartFile::open(&to.folder, &to.name, &proof)?;
+            let mut data = Vec::new();
+            for span in proof.geometry().all_spans() {
+                data.resize(proof.geometry().len_bytes(span), 0);
+                file.read_exact_at(&mut data, proof.geometry().offset(span)).map_err(reading)?;
+                part.store(span, &data).map_err(|error| to.trouble(error))?;
+            }
+            Ok(part.finish(to.overwrite)?)
+        }))
+    }
+}
+
+/// Put a file together no more. Its part file stays, for a later resume.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Forget {
+    /// The file.
+    pub file: FileIndex,
+}
+
+impl Handler<Forget> for Assembler {
+    type Result = ();
+
+    fn handle(&mut self, Forget { file }: Forget, _: &mut Self::Context) {
+        self.files.remove(&file);
+    }
+}
+
+/// End; the part files stay. Answered when nothing is written any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct StopAssembling;
+
+impl Handler<StopAssembling> for Assembler {
+    type Result = ();
+
+    fn handle(&mut self, _: StopAssembling, ctx: &mut Self::Context) {
+        self.files.clear();
+        ctx.stop();
+    }
+}
+
+impl Assembler {
+    /// Finishes a part file that is to be finished, once nobody writes into it.
+    fn finish_when_quiet(&mut self, file: FileIndex, ctx: &mut Context<Self>) {
+        let Some(Assembly::Part(part)) = self.files.get_mut(&file) else { return };
+        if part.storing > 0 {
+            return;
+        }
+        let Some(finishing) = part.finishing.take() else { return };
+        let Some(Assembly::Part(part)) = self.files.remove(&file) else { return };
+        let finished = blocking(move || {
+            let file = Arc::into_inner(part.file).expect("nobody stores, so nobody else has the part file");
+            Ok(file.finish(part.overwrite)?)
+        });
+        ctx.spawn(finished.into_actor(self).map(|finished, _, _| {
+            // The job may have been cancelled meanwhile; the file is there all the same.
+            let _ = finishing.send(finished);
+        }));
+    }
+}
+
+// ---- streams ----
+
+impl Assembler {
+    /// A verified span of a stream waits for its turn.
+    fn queue(&mut self, file: FileIndex, span: SpanIndex, data: Vec<u8>, ctx: &mut Context<Self>) {
+        if let Some(Assembly::Ordered(ordered)) = self.files.get_mut(&file) {
+            if span.number() >= ordered.next {
+                ordered.waiting.insert(span.number(), data);
+            }
+            self.write_on(file, ctx);
+        }
+    }
+
+    /// Writes the spans whose turn it is, if nobody is writing.
+    fn write_on(&mut self, file: FileIndex, ctx: &mut Context<Self>) {
+        let Some(Assembly::Ordered(ordered)) = self.files.get_mut(&file) else { return };
+        if ordered.error.is_some() || !ordered.waiting.contains_key(&ordered.next) {
+            return;
+        }
+        let Some(mut writer) = ordered.writer.take() else { return };
+        let mut due = Vec::new();
+        while let Some(data) = ordered.waiting.remove(&ordered.next) {
+            due.push(data);
+            ordered.next += 1;
+        }
+        let written = blocking(move || {
+            let written = due.iter().try_for_each(|data| writer.write_all(data)).and_then(|()| writer.flush());
+            (writer, written)
+        });
+        ctx.spawn(written.into_actor(self).map(move |(writer, written), assembler, ctx| {
+            let Some(Assembly::Ordered(ordered)) = assembler.files.get_mut(&file) else { return };
+            ordered.writer = Some(writer);
+            ordered.error = written.err().map(|error| disk_trouble("standard output".into(), error));
+            if let Some(advanced) = assembler.advanced.upgrade() {
+                advanced.do_send(StreamAdvanced { file, next: ordered.next });
+            }
+            assembler.write_on(file, ctx);
+            assembler.settle(file);
+        }));
+    }
+
+    /// Answers FINISH when all is written, or nothing more can be.
+    fn settle(&mut self, file: FileIndex) {
+        let Some(Assembly::Ordered(ordered)) = self.files.get_mut(&file) else { return };
+        let is_over = ordered.writer.is_some() && ordered.waiting.is_empty();
+        let outcome = match ordered.error.clone() {
+            Some(error) => Err(error),
+            None if is_over => Ok(()),
+            None => return,
+        };
+        if let Some(finishing) = ordered.finishing.take() {
+            // The job may have been cancelled meanwhile.
+            let _ = finishing.send(outcome);
+            self.files.remove(&file);
+        }
+    }
+}
+
+/// Runs disk and hash work beside the actors.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    spawn_blocking(work).await.expect("blocking work is not cancelled, and a panic in it aborts the process")
+}

@@ -1,0 +1,955 @@
+//! The actor of one job: finds holders, opens sources, assigns spans, replaces what fails, and says
+//! what came of it.
+//!
+//! What to ask of whom is decided by the plan; this actor carries it out. A file goes through the
+//! stages of [`Stage`]; a source is in the job from its dialling to its one ending.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
+use crate::base::limits::{JOB_IN_FLIGHT_BYTES, JOB_TICK, MAX_DOWNLOAD_CONNECTIONS};
+use crate::base::{FileId, FileName, Geometry, PeerId, Question, SpanIndex, SpanSet, What};
+use crate::content::folder::{Folder, Stamp};
+use crate::content::tree::{Proof, SpanHash};
+use crate::peer::assembler::{
+    Assembler, Begin, Copy, Finish, Forget, Handoff, Outcome, Output, Place, Prepare, Prepared, StopAssembling,
+    StreamAdvanced,
+};
+use crate::peer::events::{FileDone, JobError, JobEvent, Progress, SourceState};
+use crate::peer::job_file::{JobFile, Stage, Target};
+use crate::peer::library::AddFile;
+use crate::peer::source_connection::{Order, SourceConfig, SourceConnection, SourceFact, SourceReport};
+use crate::peer::threads::Turns;
+use crate::peer::tracker_link::{TrackerFailure, WhoHas};
+use crate::plan::{Ending, FileIndex, Holders, Holding, JobPlan, Settled, SourceId};
+use crate::wire::tracker::Candidate;
+
+/// Files of several spans that are fetched at the same time: enough that no source runs dry between
+/// two, and at most so many manifests are in memory.
+const MAX_LARGE_FILES: usize = 8;
+/// How far an ordered output may run ahead of what was written: half of a job's memory.
+const STREAM_AHEAD_BYTES: u64 = JOB_IN_FLIGHT_BYTES / 2;
+
+/// Where a wanted file goes.
+pub enum Destination {
+    /// To this name.
+    File {
+        /// The folder.
+        folder: Arc<Folder>,
+        /// The name below it.
+        name: FileName,
+    },
+    /// Into this folder, under the last part of its name.
+    Folder(Arc<Folder>),
+    /// Into this shared folder, under its whole name.
+    Share(Arc<Folder>),
+    /// In order into a stream.
+    Stream(Box<dyn std::io::Write + Send>),
+}
+
+/// One wanted file.
+pub struct Want {
+    /// What is wanted.
+    pub what: What,
+    /// Where it goes.
+    pub to: Destination,
+}
+
+/// What a job is made of.
+pub struct DownloaderConfig {
+    /// Who we are.
+    pub us: PeerId,
+    /// The wanted files.
+    pub wants: Vec<Want>,
+    /// Whether other contents at their places are replaced.
+    pub overwrite: bool,
+    /// Whom to ask for holders.
+    pub tracker: Recipient<WhoHas>,
+    /// Who hears of finished files before anybody else, if we share them.
+    pub library: Option<Recipient<AddFile>>,
+    /// Who hears what happens.
+    pub events: Recipient<JobEvent>,
+    /// Where connections run.
+    pub threads: Turns,
+    /// Equal seeds make equal choices.
+    pub seed: u64,
+}
+
+/// A connection, from its dialling on.
+struct Source {
+    peer: PeerId,
+    address: SocketAddr,
+    connection: Addr<SourceConnection>,
+    is_connected: bool,
+    /// Why we ended it, until it says that it has ended.
+    ending: Option<Ending>,
+}
+
+/// The actor.
+pub struct Downloader {
+    us: PeerId,
+    wants: Vec<Option<(What, Destination)>>,
+    overwrite: bool,
+    tracker: Recipient<WhoHas>,
+    library: Option<Recipient<AddFile>>,
+    events: Recipient<JobEvent>,
+    threads: Turns,
+    seed: u64,
+    rng: fastrand::Rng,
+    assembler: Option<Addr<Assembler>>,
+    facts: Option<Recipient<SourceReport>>,
+    started: Instant,
+    plan: JobPlan,
+    holders: Holders,
+    files: Vec<JobFile>,
+    by_id: BTreeMap<FileId, FileIndex>,
+    /// Files whose turn has not come.
+    queue: VecDeque<FileIndex>,
+    /// Files in the stage of that name.
+    fetching: BTreeSet<FileIndex>,
+    /// Those of several spans that are being fetched or finished.
+    large: BTreeSet<FileIndex>,
+    /// Files that are not over.
+    open_files: usize,
+    sources: BTreeMap<SourceId, Source>,
+    /// Wants that no tracker has answered yet.
+    unresolved: usize,
+    /// Copies of finished files that are being made.
+    copies: usize,
+    is_connect_due: bool,
+    is_over: bool,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+impl Downloader {
+    /// Starts the job.
+    pub fn start(config: DownloaderConfig) -> Addr<Downloader> {
+        let wants: Vec<_> = config.wants.into_iter().map(|want| Some((want.what, want.to))).collect();
+        Downloader {
+            us: config.us,
+            unresolved: wants.len(),
+            wants,
+            overwrite: config.overwrite,
+            tracker: config.tracker,
+            library: config.library,
+            events: config.events,
+            threads: config.threads,
+            seed: config.seed,
+            rng: fastrand::Rng::with_seed(config.seed),
+            assembler: None,
+            facts: None,
+            started: Instant::now(),
+            plan: JobPlan::new(config.seed),
+            holders: Holders::default(),
+            files: Vec::new(),
+            by_id: BTreeMap::new(),
+            queue: VecDeque::new(),
+            fetching: BTreeSet::new(),
+            large: BTreeSet::new(),
+            open_files: 0,
+            sources: BTreeMap::new(),
+            copies: 0,
+            is_connect_due: false,
+            is_over: false,
+            waiting: Vec::new(),
+        }
+        .start()
+    }
+
+    fn file(&mut self, file: FileIndex) -> &mut JobFile {
+        &mut self.files[file.0 as usize]
+    }
+
+    fn indexes(&self) -> impl Iterator<Item = FileIndex> + use<> {
+        (0..self.files.len() as u32).map(FileIndex)
+    }
+
+    fn set_stage(&mut self, index: FileIndex, stage: Stage) {
+        let file = &mut self.files[index.0 as usize];
+        self.open_files -= usize::from(file.stage != Stage::Over && stage == Stage::Over);
+        file.stage = stage;
+        if stage == Stage::Fetching {
+            self.fetching.insert(index);
+        } else {
+            self.fetching.remove(&index);
+        }
+        if stage == Stage::Fetching && file.is_large() {
+            self.large.insert(index);
+        } else if stage == Stage::Over {
+            self.large.remove(&index);
+        }
+    }
+
+    fn fetching(&self) -> Vec<FileIndex> {
+        self.fetching.iter().copied().collect()
+    }
+
+    /// Asks the assembler, and takes its answer as one step of this actor.
+    fn ask<M>(&self, message: M, ctx: &mut Context<Self>, then: impl FnOnce(&mut Self, M::Result, &mut Context<Self>) + 'static)
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        Assembler: Handler<M>,
+    {
+        let Some(assembler) = &self.assembler else { return };
+        let answer = assembler.send(message).into_actor(self);
+        // An assembler that has gone was stopped by us, at the end.
+        ctx.spawn(answer.map(move |answer, job, ctx| {
+            if let Ok(answer) = answer {
+                then(job, answer, ctx);
+            }
+        }));
+    }
+
+    // ---- from a want to a file ----
+
+    fn resolve(&mut self, want: usize, answer: Result<Vec<Candidate>, TrackerFailure>, ctx: &mut Context<Self>) {
+        // A job that was cancelled has given up its wants.
+        let Some((what, to)) = self.wants[want].take() else { return };
+        self.unresolved -= 1;
+        match choose(answer) {
+            Ok(candidates) => self.take_up(what, to, &candidates, ctx),
+            Err(error) => self.events.do_send(JobEvent::Failed { what: what.to_string(), error }),
+        }
+        self.end_if_over(ctx);
+    }
+
+    /// Begins a file: all candidates have the same id.
+    fn take_up(&mut self, what: What, to: Destination, candidates: &[Candidate], ctx: &mut Context<Self>) {
+        let Some(first) = candidates.first() else { return };
+        let name = name_of(&what, first);
+        let target = match to {
+            Destination::Stream(stream) => Target::Stream(Some(stream)),
+            Destination::File { folder, name } => Target::Place(self.place(folder, name)),
+            Destination::Share(folder) => Target::Place(self.place(folder, name.clone())),
+            Destination::Folder(folder) => {
+                // The last part of a name that was accepted is a name itself.
+                let last = name.last().parse().unwrap_or_else(|_| name.clone());
+                Target::Place(self.place(folder, last))
+            }
+        };
+        let holders = candidates.iter().map(|candidate| candidate.holder_count).sum();
+        self.events.do_send(JobEvent::Found { name: name.clone(), id: first.id, size: first.size, holders });
+        if let Some(known) = self.by_id.get(&first.id) {
+            return self.take_up_again(*known, what, name, target, ctx);
+        }
+        let index = FileIndex(self.files.len() as u32);
+        let now = Instant::now();
+        let mut file = JobFile::new(what.to_string(), first.id, name, target, now);
+        file.learn(candidates, &mut self.holders, now);
+        if file.holder_count() == 0 {
+            // Nobody but us: the size is all there is to learn.
+            file.believe(first.size);
+        }
+        self.by_id.insert(file.id, index);
+        let prepare = match &file.target {
+            Target::Place(place) => Some(Prepare { place: place.clone(), id: file.id, size: file.size() }),
+            Target::Stream(_) => None,
+        };
+        self.files.push(file);
+        self.open_files += 1;
+        match prepare {
+            Some(prepare) => self.ask(prepare, ctx, move |job, prepared, ctx| job.prepared(index, prepared, ctx)),
+            None => self.prepared(index, Ok(Prepared::Free), ctx),
+        }
+    }
+
+    fn place(&self, folder: Arc<Folder>, name: FileName) -> Place {
+        Place { folder, name, overwrite: self.overwrite }
+    }
+
+    /// The same content was asked for before: it is fetched once, and copied.
+    fn take_up_again(&mut self, index: FileIndex, what: What, name: FileName, target: Target, ctx: &mut Context<Self>) {
+        let file = self.file(index);
+        match (target, &file.target) {
+            (Target::Place(place), Target::Place(first)) if place.path() != first.path() => {
+                file.also.push((what.to_string(), name, place));
+                if file.stage == Stage::Over {
+                    self.copy_on(index, ctx);
+                }
+            }
+            _ => log::info!("{what} was asked for twice"),
+        }
+    }
+
+    fn prepared(&mut self, index: FileIndex, prepared: Result<Prepared, JobError>, ctx: &mut Context<Self>) {
+        match prepared {
+            Ok(Prepared::Free) => {
+                self.set_stage(index, Stage::Queued);
+                self.queue.push_back(index);
+                self.advance_queue(ctx);
+            }
+            Ok(Prepared::Same(stamp)) => {
+                let file = self.file(index);
+                file.kept_bytes = file.size();
+                self.done(index, Some(stamp), ctx);
+            }
+            Err(error) => self.fail(index, error, ctx),
+        }
+    }
+
+    /// Fetches the files that wait, as many large ones at a time as there may be.
+    fn advance_queue(&mut self, ctx: &mut Context<Self>) {
+        while let Some(index) = self.queue.front().copied() {
+            if self.file(index).is_large() && self.large.len() >= MAX_LARGE_FILES {
+                break;
+            }
+            self.queue.pop_front();
+            self.set_stage(index, Stage::Fetching);
+            self.want_connections(ctx);
+            self.engage(index, ctx);
+            self.check_hope(index, ctx);
+        }
+    }
+
+    // ---- from a file to its spans ----
+
+    /// Asks for what is missing to fetch a file: its proof first, then what each source has.
+    fn engage(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
+        let file = &self.files[index.0 as usize];
+        if file.stage != Stage::Fetching {
+            return;
+        }
+        if file.proof.is_none()
+            && let Some(geometry) = file.geometry().filter(Geometry::is_single)
+            && let Ok(proof) = Proof::new(file.id, geometry, Vec::new())
+        {
+            return self.begin(index, proof, ctx);
+        }
+        for id in self.sources.keys().copied().collect::<Vec<_>>() {
+            self.engage_source(index, id);
+        }
+    }
+
+    fn engage_source(&mut self, index: FileIndex, id: SourceId) {
+        let Some(source) = self.sources.get(&id).filter(|source| source.is_connected && source.ending.is_none()) else {
+            return;
+        };
+        let file = &mut self.files[index.0 as usize];
+        let Some(is_complete) = file.holder(&source.peer) else { return };
+        if file.stage != Stage::Fetching || self.plan.holds(id, index) || file.asked_open.contains(&id) {
+            return;
+        }
+        if file.proof.is_none() {
+            if file.manifest_from.is_none() {
+                file.manifest_from = Some(id);
+                file.asked_open.insert(id);
+                source.connection.do_send(Order::Open { file: index, id: file.id, manifest: true });
+            }
+        } else if file.is_begun {
+            if is_complete {
+                self.plan.set_holding(id, index, Some(Holding::All));
+                self.assign(id);
+            } else {
+                file.asked_open.insert(id);
+                source.connection.do_send(Order::Open { file: index, id: file.id, manifest: false });
+            }
+        }
+    }
+
+    /// The proof is there: the file can be put together.
+    fn begin(&mut self, index: FileIndex, proof: Proof, ctx: &mut Context<Self>) {
+        let file = self.file(index);
+        file.proof = Some(proof.clone());
+        let output = match &mut file.target {
+            Target::Place(place) => Output::Place(place.clone()),
+            Target::Stream(stream) => match stream.take() {
+                Some(stream) => Output::Stream(stream),
+                None => return,
+            },
+        };
+        let begin = Begin { file: index, proof, output };
+        self.ask(begin, ctx, move |job, begun, ctx| match begun {
+            Ok(had) => job.begun(index, had, ctx),
+            Err(error) => job.fail(index, error, ctx),
+        });
+    }
+
+    fn begun(&mut self, index: FileIndex, had: SpanSet, ctx: &mut Context<Self>) {
+        let file = &mut self.files[index.0 as usize];
+        let Some(proof) = file.proof.clone().filter(|_| file.stage == Stage::Fetching) else { return };
+        let geometry = *proof.geometry();
+        file.is_begun = true;
+        file.is_size_proved = had.contains(geometry.last_span());
+        file.kept_bytes = had.len_bytes(&geometry);
+        let (is_stream, is_complete) = (matches!(file.target, Target::Stream(_)), had.is_full());
+        self.plan.add_file(index, geometry, had);
+        if is_stream {
+            self.plan.limit_file_to(index, stream_horizon(&proof, 0));
+        }
+        if is_complete {
+            return self.finish(index, ctx);
+        }
+        self.engage(index, ctx);
+        self.check_hope(index, ctx);
+    }
+
+    fn opened(
+        &mut self,
+        id: SourceId,
+        index: FileIndex,
+        size: u64,
+        spans: Option<bytes::Bytes>,
+        manifest: Option<Vec<SpanHash>>,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(source) = self.sources.get(&id) else { return };
+        let file = &mut self.files[index.0 as usize];
+        file.asked_open.remove(&id);
+        if file.stage != Stage::Fetching {
+            return;
+        }
+        let Some(geometry) = file.geometry().filter(|geometry| geometry.size() == size) else {
+            return self.end_source(id, Ending::WrongSize { stated: size });
+        };
+        let holding = match spans.map(|spans| SpanSet::from_bytes(&geometry, &spans)) {
+            None => Holding::All,
+            Some(Some(spans)) => Holding::Spans(spans),
+            Some(None) => return self.end_source(id, Ending::Protocol("a bit set of another length".into())),
+        };
+        if file.manifest_from == Some(id) && file.proof.is_none() {
+            let proof = manifest.and_then(|values| Proof::new(file.id, geometry, values).ok());
+            let Some(proof) = proof else { return self.end_source(id, Ending::WrongManifest) };
+            log::debug!("{} sent the manifest of {}", source.peer, file.id.short());
+            return self.begin(index, proof, ctx);
+        }
+        self.plan.set_holding(id, index, Some(holding));
+        self.assign(id);
+    }
+
+    fn assign(&mut self, id: SourceId) {
+        let Some(source) = self.sources.get(&id).filter(|source| source.ending.is_none()) else { return };
+        for request in self.plan.assign(id, Instant::now()) {
+            let file = &self.files[request.file.0 as usize];
+            let Some(geometry) = file.geometry() else { continue };
+            source.connection.do_send(Order::Get { request, id: file.id, geometry });
+        }
+    }
+
+    fn assign_all(&mut self) {
+        for id in self.plan.sources() {
+            self.assign(id);
+        }
+    }
+
+    fn settled(&mut self, id: SourceId, outcomes: Vec<(FileIndex, SpanIndex, Outcome)>, ctx: &mut Context<Self>) {
+        for (index, span, outcome) in outcomes {
+            match outcome {
+                Outcome::Stored => self.stored(id, index, span, None, ctx),
+                Outcome::Finished(stamp) => self.stored(id, index, span, Some(stamp), ctx),
+                Outcome::NotWanted => {
+                    self.plan.stored(id, index, span, Instant::now());
+                    self.waste(index, span);
+                }
+                Outcome::Wrong => {
+                    self.plan.not_stored(id, index, span);
+                    self.waste(index, span);
+                    self.end_source(id, Ending::WrongSpan(span));
+                }
+                Outcome::Failed(error) => {
+                    self.plan.not_stored(id, index, span);
+                    self.fail(index, error, ctx);
+                }
+            }
+        }
+        self.assign(id);
+    }
+
+    fn waste(&mut self, index: FileIndex, span: SpanIndex) {
+        let file = self.file(index);
+        if let Some(geometry) = file.geometry() {
+            file.wasted_bytes += geometry.len_bytes(span) as u64;
+        }
+    }
+
+    fn stored(&mut self, id: SourceId, index: FileIndex, span: SpanIndex, stamp: Option<Stamp>, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        let settled = self.plan.stored(id, index, span, now);
+        let file = &mut self.files[index.0 as usize];
+        let (Settled::Used { complete }, Some(geometry)) = (settled, file.geometry()) else {
+            return self.waste(index, span);
+        };
+        // A source that has ended meanwhile has delivered all the same.
+        if let Some(source) = self.sources.get(&id) {
+            self.holders.delivered(&source.peer);
+            file.used(&source.peer, geometry.len_bytes(span) as u64, now);
+        }
+        if span == geometry.last_span() && !file.is_size_proved {
+            file.is_size_proved = true;
+            self.end_who_disagrees(index);
+        }
+        if complete {
+            match stamp {
+                Some(stamp) => self.done(index, Some(stamp), ctx),
+                None => self.finish(index, ctx),
+            }
+        }
+    }
+
+    /// The size is proved: who states another one for this id was wrong.
+    fn end_who_disagrees(&mut self, index: FileIndex) {
+        let file = &self.files[index.0 as usize];
+        let wrong = self.sources.iter().filter(|(_, source)| file.disagrees(&source.peer)).map(|(id, _)| *id);
+        for id in wrong.collect::<Vec<_>>() {
+            self.end_source(id, Ending::WrongSize { stated: 0 });
+        }
+    }
+
+    // ---- from its spans to a finished file ----
+
+    fn finish(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
+        self.set_stage(index, Stage::Finishing);
+        self.ask(Finish { file: index }, ctx, move |job, finished, ctx| match finished {
+            Ok(stamp) => job.done(index, stamp, ctx),
+            Err(error) => job.fail(index, error, ctx),
+        });
+    }
+
+    fn done(&mut self, index: FileIndex, stamp: Option<Stamp>, ctx: &mut Context<Self>) {
+        self.over(index);
+        let file = &self.files[index.0 as usize];
+        let path = match &file.target {
+            Target::Place(place) => Some(place.path()),
+            Target::Stream(_) => None,
+        };
+        if let (Some(library), Some(stamp), Target::Place(place), Some(proof)) =
+            (&self.library, stamp, &file.target, &file.proof)
+        {
+            library.do_send(AddFile { name: place.name.clone(), proof: proof.clone(), stamp });
+        }
+        self.events.do_send(JobEvent::Done(FileDone {
+            name: file.name.clone(),
+            id: file.id,
+            size: file.size(),
+            path,
+            elapsed: self.started.elapsed(),
+            fetched_bytes: file.fetched_bytes,
+            kept_bytes: file.kept_bytes,
+            wasted_bytes: file.wasted_bytes,
+            sources: file.shares(),
+        }));
+        self.copy_on(index, ctx);
+        self.advance_queue(ctx);
+        self.end_if_over(ctx);
+    }
+
+    /// Copies a finished file to the other places where it was asked for.
+    fn copy_on(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
+        let file = self.file(index);
+        let (id, size) = (file.id, file.size());
+        let Target::Place(from) = &file.target else { return };
+        let from = from.clone();
+        for (what, name, to) in std::mem::take(&mut file.also) {
+            self.copies += 1;
+            let copy = Copy { from: from.clone(), to: to.clone(), id };
+            self.ask(copy, ctx, move |job, copied, ctx| {
+                job.copies -= 1;
+                job.events.do_send(match copied {
+                    Ok(_) => JobEvent::Done(FileDone {
+                        name,
+                        id,
+                        size,
+                        path: Some(to.path()),
+                        elapsed: job.started.elapsed(),
+                        fetched_bytes: 0,
+                        kept_bytes: size,
+                        wasted_bytes: 0,
+                        sources: Vec::new(),
+                    }),
+                    Err(error) => JobEvent::Failed { what, error },
+                });
+                job.end_if_over(ctx);
+            });
+        }
+    }
+
+    fn fail(&mut self, index: FileIndex, error: JobError, ctx: &mut Context<Self>) {
+        if self.file(index).stage == Stage::Over {
+            return;
+        }
+        self.over(index);
+        let file = self.file(index);
+        let (what, also) = (file.what.clone(), std::mem::take(&mut file.also));
+        for what in std::iter::once(what).chain(also.into_iter().map(|(what, ..)| what)) {
+            self.events.do_send(JobEvent::Failed { what, error: error.clone() });
+        }
+        self.advance_queue(ctx);
+        self.end_if_over(ctx);
+    }
+
+    fn over(&mut self, index: FileIndex) {
+        self.set_stage(index, Stage::Over);
+        self.plan.remove_file(index);
+        if let Some(assembler) = &self.assembler {
+            assembler.do_send(Forget { file: index });
+        }
+    }
+
+    // ---- sources ----
+
+    /// Has connections made, once, after what is being handled now.
+    fn want_connections(&mut self, ctx: &mut Context<Self>) {
+        if !std::mem::replace(&mut self.is_connect_due, true) {
+            ctx.notify(Connect);
+        }
+    }
+
+    fn connect(&mut self) {
+        let now = Instant::now();
+        self.is_connect_due = false;
+        if self.is_over || self.holders.next_ready().is_none_or(|ready| ready > now) {
+            return;
+        }
+        let wanted: BTreeSet<PeerId> =
+            self.fetching.iter().flat_map(|index| self.files[index.0 as usize].holders().cloned()).collect();
+        while self.sources.len() < self.max_sources() {
+            let Some((peer, address)) = self.holders.dial(|peer| wanted.contains(peer), now, &mut self.rng) else {
+                break;
+            };
+            self.dial(peer, address, now);
+        }
+    }
+
+    /// How many connections fit into the memory of a job: fewer if spans are large.
+    fn max_sources(&self) -> usize {
+        let largest = self.fetching.iter().filter_map(|index| self.files[index.0 as usize].geometry());
+        let span_len_bytes = largest.map(|geometry| geometry.span_len_bytes()).max().unwrap_or(1);
+        ((JOB_IN_FLIGHT_BYTES / (2 * span_len_bytes)) as usize).clamp(2, MAX_DOWNLOAD_CONNECTIONS)
+    }
+
+    fn dial(&mut self, peer: PeerId, address: SocketAddr, now: Instant) {
+        let (Some(assembler), Some(facts)) = (&self.assembler, self.facts.clone()) else { return };
+        let source = self.plan.add_source(now);
+        log::debug!("dialling {peer} at {address}");
+        let config = SourceConfig {
+            source,
+            us: self.us.clone(),
+            peer: peer.clone(),
+            address,
+            handoff: Handoff::to(assembler.clone().recipient()),
+            facts,
+        };
+        let connection = SourceConnection::start_on(self.threads.next(), config);
+        self.sources.insert(source, Source { peer, address, connection, is_connected: false, ending: None });
+    }
+
+    fn tell_source(&self, source: &Source, state: SourceState) {
+        self.events.do_send(JobEvent::Source { peer: source.peer.clone(), address: source.address, state });
+    }
+
+    /// Ends a source because of what it did; it is not asked from here on.
+    fn end_source(&mut self, id: SourceId, ending: Ending) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        if source.ending.is_none() {
+            source.ending = Some(ending.clone());
+            source.connection.do_send(Order::End(ending));
+        }
+    }
+
+    fn source_ended(&mut self, id: SourceId, ending: Ending, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        let Some(source) = self.sources.remove(&id) else { return };
+        let ending = source.ending.clone().unwrap_or(ending);
+        let lost_spans = self.plan.remove_source(id);
+        if ending.is_lie() {
+            log::warn!("{} at {} {ending}; it is not asked again for this job", source.peer, source.address);
+        } else if ending != Ending::NotNeeded {
+            log::info!("{} at {} {ending} ({lost_spans} spans unfinished)", source.peer, source.address);
+        }
+        if source.is_connected || ending != Ending::NotNeeded {
+            self.tell_source(&source, SourceState::Dropped { reason: ending.to_string() });
+        }
+        self.holders.ended(&source.peer, ending, now);
+        for index in self.fetching() {
+            let file = self.file(index);
+            file.asked_open.remove(&id);
+            if file.manifest_from == Some(id) {
+                file.manifest_from = None;
+            }
+            if file.holder(&source.peer).is_some() {
+                file.is_search_exhausted = false;
+                self.engage(index, ctx);
+                self.check_hope(index, ctx);
+            }
+        }
+        self.assign_all();
+        self.want_connections(ctx);
+        self.end_if_over(ctx);
+    }
+
+    fn missing(&mut self, id: SourceId, index: FileIndex, ctx: &mut Context<Self>) {
+        let Some(source) = self.sources.get(&id) else { return };
+        log::info!("{} {} ({})", source.peer, Ending::Missing, self.files[index.0 as usize].id.short());
+        let peer = source.peer.clone();
+        self.plan.set_holding(id, index, None);
+        let file = self.file(index);
+        file.asked_open.remove(&id);
+        file.lose(&peer, Ending::Missing.to_string());
+        if file.manifest_from == Some(id) {
+            file.manifest_from = None;
+        }
+        self.engage(index, ctx);
+        self.assign_all();
+        self.check_hope(index, ctx);
+    }
+
+    // ---- when holders run out ----
+
+    /// Looks for further holders of a file that nobody can deliver; fails it if there are none.
+    fn check_hope(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
+        let file = &self.files[index.0 as usize];
+        if file.stage != Stage::Fetching || self.holders.any_hope(|peer| file.holder(peer).is_some()) {
+            return;
+        }
+        if self.file(index).believe_another() {
+            self.plan.remove_file(index);
+            if let Some(assembler) = &self.assembler {
+                assembler.do_send(Forget { file: index });
+            }
+            self.want_connections(ctx);
+            return self.engage(index, ctx);
+        }
+        let file = self.file(index);
+        if file.is_search_exhausted {
+            let reasons = self.files[index.0 as usize].reasons(&self.holders);
+            return self.fail(index, JobError::Undelivered(reasons), ctx);
+        }
+        if !file.is_searching {
+            self.search(index, ctx);
+        }
+    }
+
+    fn search(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
+        let file = self.file(index);
+        file.is_searching = true;
+        let what = What::from(file.id);
+        let answer = self.tracker.send(WhoHas { what }).into_actor(self);
+        ctx.spawn(answer.map(move |answer, job, ctx| {
+            let file = &mut job.files[index.0 as usize];
+            file.is_searching = false;
+            // A tracker that is gone is no reason to give up sources that are there.
+            file.is_search_exhausted = true;
+            if let Ok(Ok(candidates)) = answer {
+                file.learn(&candidates, &mut job.holders, Instant::now());
+            }
+            job.want_connections(ctx);
+            job.engage(index, ctx);
+            job.check_hope(index, ctx);
+        }));
+    }
+
+    // ---- the clock ----
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        self.assign_all();
+        self.connect();
+        for index in self.fetching() {
+            let is_room = self.sources.len() < MAX_DOWNLOAD_CONNECTIONS;
+            if self.file(index).is_search_due(now) && is_room {
+                self.search(index, ctx);
+            }
+            self.tell_progress(index, now);
+        }
+        ctx.run_later(JOB_TICK, |job, ctx| {
+            if !job.is_over {
+                job.tick(ctx);
+            }
+        });
+    }
+
+    fn tell_progress(&mut self, index: FileIndex, now: Instant) {
+        let Some(plan) = self.plan.file(index) else { return };
+        let have_bytes = plan.had().len_bytes(plan.geometry());
+        let file = &mut self.files[index.0 as usize];
+        let rate_bytes_s = file.rate.bytes_s_at(now);
+        // A file that stands still is told too, as long as it falls: the rate goes down to zero.
+        if std::mem::take(&mut file.has_moved) || rate_bytes_s > 0 {
+            self.events.do_send(JobEvent::Progress(Progress {
+                id: file.id,
+                name: file.name.clone(),
+                have_bytes,
+                size: file.size(),
+                rate_bytes_s,
+                sources: file.shares(),
+            }));
+        }
+    }
+
+    // ---- the end ----
+
+    fn end_if_over(&mut self, ctx: &mut Context<Self>) {
+        if self.unresolved > 0 || self.copies > 0 || self.open_files > 0 {
+            return;
+        }
+        if !std::mem::replace(&mut self.is_over, true) {
+            for id in self.sources.keys().copied().collect::<Vec<_>>() {
+                self.end_source(id, Ending::NotNeeded);
+            }
+        }
+        if !self.sources.is_empty() {
+            return;
+        }
+        let Some(assembler) = self.assembler.take() else { return };
+        let stopped = assembler.send(StopAssembling).into_actor(self);
+        ctx.spawn(stopped.map(|_, job, ctx| {
+            for waiting in job.waiting.drain(..) {
+                // Who started the job may have gone.
+                let _ = waiting.send(());
+            }
+            ctx.stop();
+        }));
+    }
+}
+
+/// The candidates of the one id that a question found.
+fn choose(answer: Result<Vec<Candidate>, TrackerFailure>) -> Result<Vec<Candidate>, JobError> {
+    let candidates = answer.map_err(|failure| match failure {
+        TrackerFailure::NoAnswer { tracker, why } => JobError::NoTracker(vec![(tracker, why)]),
+        TrackerFailure::Refused(why) => JobError::Refused(why),
+    })?;
+    let Some(first) = candidates.first() else { return Err(JobError::NobodyHasIt) };
+    if candidates.iter().any(|candidate| candidate.id != first.id) {
+        return Err(JobError::Ambiguous(candidates));
+    }
+    Ok(candidates)
+}
+
+/// The name under which a file is fetched: the one that was asked for, else the first one it has.
+fn name_of(what: &What, candidate: &Candidate) -> FileName {
+    let asked = what.questions().iter().find_map(|question| match question {
+        Question::Name { name, .. } if candidate.names.contains(name) => Some(name.clone()),
+        Question::Name { .. } | Question::Prefix(_) => None,
+    });
+    let known = || candidate.names.first().cloned();
+    // An id is a valid name.
+    asked.or_else(known).unwrap_or_else(|| {
+        candidate.id.to_string().parse().expect("64 hex digits are a name")
+    })
+}
+
+/// Up to which span an ordered output may be fetched while `next` is to be written.
+fn stream_horizon(proof: &Proof, next: u32) -> u32 {
+    let ahead = (STREAM_AHEAD_BYTES / proof.geometry().span_len_bytes()).max(1);
+    next.saturating_add(ahead as u32)
+}
+
+impl Actor for Downloader {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let us = ctx.address();
+        self.assembler = Some(Assembler::start(us.downgrade().recipient()));
+        self.facts = Some(us.recipient());
+        for (number, want) in self.wants.iter().enumerate() {
+            let Some((what, _)) = want else { continue };
+            let answer = self.tracker.send(WhoHas { what: what.clone() }).into_actor(self);
+            ctx.spawn(answer.map(move |answer, job, ctx| {
+                let gone = TrackerFailure::NoAnswer { tracker: "tracker".into(), why: "it was left".into() };
+                job.resolve(number, answer.unwrap_or(Err(gone)), ctx);
+            }));
+        }
+        ctx.run_later(JOB_TICK, |job, ctx| job.tick(ctx));
+        self.end_if_over(ctx);
+    }
+}
+
+/// Connections are wanted.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Connect;
+
+impl Handler<Connect> for Downloader {
+    type Result = ();
+
+    fn handle(&mut self, _: Connect, _: &mut Self::Context) {
+        self.connect();
+    }
+}
+
+impl Handler<SourceReport> for Downloader {
+    type Result = ();
+
+    fn handle(&mut self, SourceReport { source: id, fact }: SourceReport, ctx: &mut Self::Context) {
+        match fact {
+            SourceFact::Connected => {
+                let Some(source) = self.sources.get_mut(&id) else { return };
+                source.is_connected = true;
+                let source = &self.sources[&id];
+                self.tell_source(source, SourceState::Connected);
+                for index in self.fetching() {
+                    self.engage_source(index, id);
+                }
+            }
+            SourceFact::Opened { file, size, spans, manifest } => self.opened(id, file, size, spans, manifest, ctx),
+            SourceFact::Have { id: file, spans } => {
+                let Some(index) = self.by_id.get(&file).copied() else { return };
+                let Some(geometry) = self.files[index.0 as usize].geometry() else { return };
+                let spans: Vec<SpanIndex> =
+                    spans.iter().filter_map(|number| geometry.span(u64::from(*number))).collect();
+                self.plan.extend_holding(id, index, &spans);
+                self.assign(id);
+            }
+            SourceFact::Missing { file } => self.missing(id, file, ctx),
+            SourceFact::Settled(outcomes) => self.settled(id, outcomes, ctx),
+            SourceFact::Ended(ending) => self.source_ended(id, ending, ctx),
+        }
+    }
+}
+
+impl Handler<StreamAdvanced> for Downloader {
+    type Result = ();
+
+    fn handle(&mut self, StreamAdvanced { file, next }: StreamAdvanced, _: &mut Self::Context) {
+        if let Some(proof) = self.file(file).proof.clone() {
+            self.plan.limit_file_to(file, stream_horizon(&proof, next));
+            self.assign_all();
+        }
+    }
+}
+
+/// Wait until the job is over; what came of it was told as events.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AwaitJob;
+
+impl Handler<AwaitJob> for Downloader {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: AwaitJob, _: &mut Self::Context) -> Self::Result {
+        let (sender, over) = oneshot::channel();
+        self.waiting.push(sender);
+        Box::pin(async move {
+            // A job that stopped without saying so is over too.
+            let _ = over.await;
+        })
+    }
+}
+
+/// Give the job up: what is not done fails as interrupted, part files stay.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct CancelJob;
+
+impl Handler<CancelJob> for Downloader {
+    type Result = ();
+
+    fn handle(&mut self, _: CancelJob, ctx: &mut Self::Context) {
+        for want in 0..self.wants.len() {
+            if let Some((what, _)) = self.wants[want].take() {
+                self.unresolved -= 1;
+                let error = JobError::Interrupted;
+                self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
+            }
+        }
+        for index in self.indexes() {
+            self.fail(index, JobError::Interrupted, ctx);
+        }
+        self.end_if_over(ctx);
+    }
+}

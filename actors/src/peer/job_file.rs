@@ -1,0 +1,232 @@
+//! One file of a job: what is known of it, and what has come of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use crate::base::{FileId, FileName, Geometry, PeerId};
+use crate::content::tree::Proof;
+use crate::peer::assembler::Place;
+use crate::peer::events::SourceShare;
+use crate::plan::{Holders, Rate, SourceId};
+use crate::wire::tracker::Candidate;
+
+/// First wait before further holders of a file are looked for; doubled up to the longest.
+const FIRST_SEARCH_AFTER: Duration = Duration::from_secs(1);
+/// Longest wait between two searches for further holders.
+const SEARCH_EVERY: Duration = Duration::from_secs(30);
+
+/// How far a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// What stands at its place is being looked at.
+    Preparing,
+    /// It waits until fewer large files are being fetched.
+    Queued,
+    /// Its manifest or its spans are being fetched.
+    Fetching,
+    /// All spans are there; it gets its final name.
+    Finishing,
+    /// It is done or has failed.
+    Over,
+}
+
+/// Where a file of a job goes.
+pub(super) enum Target {
+    Place(Place),
+    /// Taken when the file is begun.
+    Stream(Option<Box<dyn Write + Send>>),
+}
+
+/// One file of a job.
+pub(super) struct JobFile {
+    /// What was asked for, as it was typed.
+    pub what: String,
+    pub id: FileId,
+    pub name: FileName,
+    pub target: Target,
+    /// Further places for the same content: what was asked for there, and the name.
+    pub also: Vec<(String, FileName, Place)>,
+    pub stage: Stage,
+    /// Who holds it, by the size they state: more than one entry means that somebody errs or lies.
+    claims: BTreeMap<u64, BTreeMap<PeerId, bool>>,
+    /// The size that is believed: proved by the last span.
+    claim: u64,
+    pub is_size_proved: bool,
+    pub proof: Option<Proof>,
+    /// Whether the assembler and the plan have it.
+    pub is_begun: bool,
+    /// Who was asked for the manifest.
+    pub manifest_from: Option<SourceId>,
+    /// Who was asked what it has.
+    pub asked_open: BTreeSet<SourceId>,
+    /// Holders that turned out not to have it, and how they said so.
+    lost: BTreeMap<PeerId, String>,
+    pub delivered: BTreeMap<PeerId, u64>,
+    pub fetched_bytes: u64,
+    pub kept_bytes: u64,
+    pub wasted_bytes: u64,
+    pub rate: Rate,
+    /// Whether anything came since progress was last told.
+    pub has_moved: bool,
+    pub is_searching: bool,
+    /// Whether a search has found nothing new since a holder was last lost.
+    pub is_search_exhausted: bool,
+    next_search: Instant,
+    search_wait: Duration,
+}
+
+impl JobFile {
+    pub(super) fn new(what: String, id: FileId, name: FileName, target: Target, now: Instant) -> JobFile {
+        JobFile {
+            what,
+            id,
+            name,
+            target,
+            also: Vec::new(),
+            stage: Stage::Preparing,
+            claims: BTreeMap::new(),
+            claim: 0,
+            is_size_proved: false,
+            proof: None,
+            is_begun: false,
+            manifest_from: None,
+            asked_open: BTreeSet::new(),
+            lost: BTreeMap::new(),
+            delivered: BTreeMap::new(),
+            fetched_bytes: 0,
+            kept_bytes: 0,
+            wasted_bytes: 0,
+            rate: Rate::new(now),
+            has_moved: false,
+            is_searching: false,
+            is_search_exhausted: false,
+            next_search: now + FIRST_SEARCH_AFTER,
+            search_wait: FIRST_SEARCH_AFTER,
+        }
+    }
+
+    /// The size believed, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.claim
+    }
+
+    /// The geometry of the size believed; `None` for a size that no file has.
+    pub(super) fn geometry(&self) -> Option<Geometry> {
+        Geometry::new(self.claim)
+    }
+
+    /// Whether it has several spans, and so needs a manifest.
+    pub(super) fn is_large(&self) -> bool {
+        self.geometry().is_none_or(|geometry| !geometry.is_single())
+    }
+
+    /// Takes in what a tracker says of this id.
+    pub(super) fn learn(&mut self, candidates: &[Candidate], holders: &mut Holders, now: Instant) {
+        for candidate in candidates.iter().filter(|candidate| candidate.id == self.id) {
+            for holder in &candidate.holders {
+                holders.learn(&holder.peer, holder.address, now);
+                if !self.lost.contains_key(&holder.peer) {
+                    let claim = self.claims.entry(candidate.size).or_default();
+                    claim.insert(holder.peer.clone(), holder.complete);
+                }
+            }
+        }
+        if !self.is_begun && self.claims.get(&self.claim).is_none_or(BTreeMap::is_empty) {
+            self.believe_most();
+        }
+    }
+
+    /// Takes a size for right that no holder states to us.
+    pub(super) fn believe(&mut self, size: u64) {
+        self.claim = size;
+    }
+
+    /// Believes the size that most holders state.
+    fn believe_most(&mut self) {
+        if let Some((size, _)) = self.claims.iter().max_by_key(|(_, holders)| holders.len()) {
+            self.claim = *size;
+        }
+    }
+
+    /// Whether this peer is said to have the file, with the size believed: whether it is complete.
+    pub(super) fn holder(&self, peer: &PeerId) -> Option<bool> {
+        self.claims.get(&self.claim)?.get(peer).copied()
+    }
+
+    /// Whether this peer states another size than the one believed.
+    pub(super) fn disagrees(&self, peer: &PeerId) -> bool {
+        self.holder(peer).is_none() && self.claims.values().any(|holders| holders.contains_key(peer))
+    }
+
+    /// How many peers are said to have it.
+    pub(super) fn holder_count(&self) -> usize {
+        self.claims.values().map(BTreeMap::len).sum()
+    }
+
+    /// The peers that are said to have it, with the size believed.
+    pub(super) fn holders(&self) -> impl Iterator<Item = &PeerId> {
+        self.claims.get(&self.claim).into_iter().flat_map(BTreeMap::keys)
+    }
+
+    /// A holder does not have it (any more), or not as it should be.
+    pub(super) fn lose(&mut self, peer: &PeerId, why: String) {
+        for holders in self.claims.values_mut() {
+            holders.remove(peer);
+        }
+        self.claims.retain(|_, holders| !holders.is_empty());
+        self.lost.insert(peer.clone(), why);
+        self.is_search_exhausted = false;
+    }
+
+    /// Gives up the size believed for another one that is claimed; whether there is one.
+    pub(super) fn believe_another(&mut self) -> bool {
+        if self.is_size_proved || self.claims.keys().all(|size| *size == self.claim) {
+            return false;
+        }
+        if let Some(holders) = self.claims.remove(&self.claim) {
+            let why = format!("states a size ({} bytes) that it could not prove", self.claim);
+            self.lost.extend(holders.into_keys().map(|peer| (peer, why.clone())));
+        }
+        self.believe_most();
+        self.proof = None;
+        self.is_begun = false;
+        self.manifest_from = None;
+        self.asked_open.clear();
+        true
+    }
+
+    /// Why each holder did not deliver.
+    pub(super) fn reasons(&self, holders: &Holders) -> Vec<(PeerId, String)> {
+        let mut reasons = self.lost.clone();
+        for peer in self.claims.values().flat_map(BTreeMap::keys) {
+            if let Some(ending) = holders.ending(peer) {
+                reasons.insert(peer.clone(), ending.to_string());
+            }
+        }
+        reasons.into_iter().collect()
+    }
+
+    /// Whether it is time to look for further holders; the next time is later.
+    pub(super) fn is_search_due(&mut self, now: Instant) -> bool {
+        if now < self.next_search || self.is_searching {
+            return false;
+        }
+        self.next_search = now + self.search_wait;
+        self.search_wait = (self.search_wait * 2).min(SEARCH_EVERY);
+        true
+    }
+
+    /// A span came from this peer and was used.
+    pub(super) fn used(&mut self, peer: &PeerId, bytes: u64, now: Instant) {
+        *self.delivered.entry(peer.clone()).or_default() += bytes;
+        self.fetched_bytes += bytes;
+        self.rate.add(bytes, now);
+        self.has_moved = true;
+    }
+
+    /// Who delivered how much.
+    pub(super) fn shares(&self) -> Vec<SourceShare> {
+        self.delivered.iter().map(|(peer, bytes)| SourceShare { peer: peer.clone(), bytes: *bytes }).collect()
+    }
+}

@@ -1,0 +1,293 @@
+//! Starting and ending a peer and a fetch, in order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use actix::prelude::*;
+use actix_rt::Arbiter;
+use tokio::net::TcpListener;
+
+use crate::base::limits::{SHUTDOWN_STEP_TIMEOUT, TRACKER_START_TIMEOUT};
+use crate::base::{PeerId, What};
+use crate::content::folder::Folder;
+use crate::net::TrackerAddress;
+use crate::peer::block_server::{BlockServer, StopServing};
+use crate::peer::downloader::{AwaitJob, CancelJob, Destination, Downloader, DownloaderConfig, Want};
+use crate::peer::events::JobEvent;
+use crate::peer::library::{self, AwaitReady, FirstScan, FolderError, Library, LibraryConfig, ListChanged, Subscribe};
+use crate::peer::threads::DataThreads;
+use crate::peer::tracker_link::{
+    AwaitRegistration, Leave, LinkConfig, Registration, TrackerFailure, TrackerLink, TrackerNews, WhoHas,
+};
+
+/// What a peer is started with.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// Its id.
+    pub id: PeerId,
+    /// It shares `root/ID/files`.
+    pub root: PathBuf,
+    /// Where it listens; port 0 for any.
+    pub listen: SocketAddr,
+    /// Its tracker.
+    pub tracker: TrackerAddress,
+}
+
+/// Why a peer or a fetch could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// The folder cannot be used.
+    #[error("{}: {source}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The tracker did not answer.
+    #[error("no tracker answered: {tracker}: {why}")]
+    NoTracker {
+        /// The tracker.
+        tracker: String,
+        /// Why.
+        why: String,
+    },
+    /// The tracker refused.
+    #[error("the tracker refused: {0}")]
+    Refused(String),
+    /// The system has no more threads.
+    #[error("threads cannot be started: {0}")]
+    Threads(io::Error),
+}
+
+impl From<TrackerFailure> for PeerError {
+    fn from(failure: TrackerFailure) -> PeerError {
+        match failure {
+            TrackerFailure::NoAnswer { tracker, why } => PeerError::NoTracker { tracker, why },
+            TrackerFailure::Refused(why) => PeerError::Refused(why),
+        }
+    }
+}
+
+impl From<FolderError> for PeerError {
+    fn from(error: FolderError) -> PeerError {
+        PeerError::Folder { path: error.path, source: io::Error::new(error.kind, error.why) }
+    }
+}
+
+/// A peer that runs.
+pub struct Peer {
+    id: PeerId,
+    address: SocketAddr,
+    first_scan: FirstScan,
+    files: Arc<Folder>,
+    library: Addr<Library>,
+    link: Addr<TrackerLink>,
+    server: Addr<BlockServer>,
+    threads: DataThreads,
+}
+
+impl Peer {
+    /// Starts a peer; it is registered, and its folder indexed and told, when this returns.
+    /// Has to be called in an actix system.
+    ///
+    /// # Errors
+    /// A folder or an address that cannot be used, a tracker that does not answer or refuses. What
+    /// was started is ended again.
+    pub async fn start(config: PeerConfig, news: Option<Recipient<TrackerNews>>) -> Result<Peer, PeerError> {
+        let home = config.root.join(config.id.as_str());
+        let folder = |source| PeerError::Folder { path: home.join("files"), source };
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|source| PeerError::Listen { address: config.listen, source })?;
+        let address =
+            listener.local_addr().map_err(|source| PeerError::Listen { address: config.listen, source })?;
+        let files = Arc::new(Folder::open_or_create(&home.join("files")).map_err(folder)?);
+        let threads = DataThreads::start().map_err(PeerError::Threads)?;
+        let library = Library::start(LibraryConfig { root: home.clone(), watch: true }, &Arbiter::current());
+        let registration =
+            Registration { instance: fastrand::u64(..), port: address.port(), rescan: library.clone().recipient() };
+        let link = TrackerLink::start(LinkConfig {
+            tracker: config.tracker,
+            us: config.id.clone(),
+            registration: Some(registration),
+            news,
+        });
+        let open = library.clone().recipient();
+        let suspect = library.clone().recipient();
+        let server = BlockServer::start(config.id.clone(), listener, open, suspect, threads.turns());
+        let first_scan = FirstScan::default();
+        let mut peer = Peer { id: config.id, address, first_scan, files, library, link, server, threads };
+        match peer.get_ready().await {
+            Ok(()) => Ok(peer),
+            Err(error) => {
+                peer.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits until the first index is complete and told. The tracker is asked first: nobody should
+    /// wait for a long scan to hear that there is no tracker.
+    async fn get_ready(&mut self) -> Result<(), PeerError> {
+        self.registered().await?;
+        // From here on the link hears of every file as it is hashed.
+        if let Ok(added) = self.library.send(Subscribe(self.link.clone().recipient())).await {
+            self.link.do_send(ListChanged { added, removed: Vec::new() });
+        }
+        if let Ok(first_scan) = self.library.send(AwaitReady).await {
+            self.first_scan = first_scan?;
+        }
+        self.registered().await
+    }
+
+    async fn registered(&self) -> Result<(), PeerError> {
+        let registered = self.link.send(AwaitRegistration { within: TRACKER_START_TIMEOUT }).await;
+        let gone = || PeerError::Refused("the link to it has ended".into());
+        Ok(registered.map_err(|_| gone())??)
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &PeerId {
+        &self.id
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the first look at its folder led to.
+    pub fn first_scan(&self) -> FirstScan {
+        self.first_scan
+    }
+
+    /// The actor that owns the folder.
+    pub fn library(&self) -> &Addr<Library> {
+        &self.library
+    }
+
+    /// Starts to fetch files into the shared folder, each under its whole name.
+    pub fn fetch(&self, wants: Vec<What>, overwrite: bool, events: Recipient<JobEvent>) -> Job {
+        let share = |what| Want { what, to: Destination::Share(Arc::clone(&self.files)) };
+        Job(Downloader::start(DownloaderConfig {
+            us: self.id.clone(),
+            wants: wants.into_iter().map(share).collect(),
+            overwrite,
+            tracker: self.link.clone().recipient::<WhoHas>(),
+            library: Some(self.library.clone().recipient()),
+            events,
+            threads: self.threads.turns(),
+            seed: fastrand::u64(..),
+        }))
+    }
+
+    /// Ends the peer in order: no more uploads, DISCONNECT, index flushed, threads joined. Jobs are
+    /// cancelled by who started them, before.
+    pub async fn stop(self) {
+        step("the block server", self.server.send(StopServing)).await;
+        step("the link to the tracker", self.link.send(Leave)).await;
+        step("the library", self.library.send(library::Stop)).await;
+        self.threads.stop().await;
+    }
+}
+
+/// Waits for one step of a shutdown, but not for ever.
+async fn step<T, E>(what: &str, ended: impl Future<Output = Result<T, E>>) {
+    if tokio::time::timeout(2 * SHUTDOWN_STEP_TIMEOUT, ended).await.is_err() {
+        log::warn!("{what} did not end in time; it is cut short");
+    }
+}
+
+/// A download job that runs.
+#[derive(Clone)]
+pub struct Job(Addr<Downloader>);
+
+impl Job {
+    /// Waits until every wanted file is done or has failed, which was told as events.
+    pub async fn wait(&self) {
+        // A job that has gone is over.
+        let _ = self.0.send(AwaitJob).await;
+    }
+
+    /// Gives up what is not done; part files stay. [`Job::wait`] tells when it is over.
+    pub fn cancel(&self) {
+        self.0.do_send(CancelJob);
+    }
+}
+
+/// What a fetch is started with.
+pub struct FetchConfig {
+    /// The name under which it is known while it runs.
+    pub us: PeerId,
+    /// The tracker.
+    pub tracker: TrackerAddress,
+    /// The wanted files.
+    pub wants: Vec<Want>,
+    /// Whether other contents at their places are replaced.
+    pub overwrite: bool,
+}
+
+/// A job of its own, without a shared folder.
+pub struct Fetch {
+    job: Job,
+    link: Addr<TrackerLink>,
+    threads: DataThreads,
+}
+
+impl Fetch {
+    /// Starts to fetch. Has to be called in an actix system.
+    ///
+    /// # Errors
+    /// The system has no more threads.
+    pub fn start(config: FetchConfig, events: Recipient<JobEvent>) -> Result<Fetch, PeerError> {
+        let threads = DataThreads::start().map_err(PeerError::Threads)?;
+        let link = TrackerLink::start(LinkConfig {
+            tracker: config.tracker,
+            us: config.us.clone(),
+            registration: None,
+            news: None,
+        });
+        let job = Job(Downloader::start(DownloaderConfig {
+            us: config.us,
+            wants: config.wants,
+            overwrite: config.overwrite,
+            tracker: link.clone().recipient(),
+            library: None,
+            events,
+            threads: threads.turns(),
+            seed: fastrand::u64(..),
+        }));
+        Ok(Fetch { job, link, threads })
+    }
+
+    /// The job.
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Waits until the job is over, then leaves.
+    pub async fn finish(self) {
+        self.job.wait().await;
+        step("the link to the tracker", self.link.send(Leave)).await;
+        self.threads.stop().await;
+    }
+}
+
+/// Opens the folder into which files are fetched.
+///
+/// # Errors
+/// It is missing or cannot be entered.
+pub fn open_folder(path: &Path) -> Result<Arc<Folder>, PeerError> {
+    Folder::open(path).map(Arc::new).map_err(|source| PeerError::Folder { path: path.to_owned(), source })
+}

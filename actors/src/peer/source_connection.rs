@@ -1,0 +1,184 @@
+//! The actor of one connection to one remote peer, for all files of a job.
+//!
+//! It takes orders from the job and reports facts to it; a task owns the socket. It ends exactly
+//! once, with a reason. What was in flight then is known to the job's plan.
+
+use std::net::SocketAddr;
+
+use actix::prelude::*;
+use actix_rt::ArbiterHandle;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::limits::MAX_REQUESTS_IN_FLIGHT;
+use crate::base::{FileId, Geometry, PeerId, SpanIndex};
+use crate::content::tree::SpanHash;
+use crate::peer::assembler::{Handoff, Outcome};
+use crate::peer::source_task::SourceTask;
+use crate::plan::{Ending, FileIndex, Request, SourceId};
+
+/// Orders that may wait for the task: the plan asks for no more spans than
+/// [`MAX_REQUESTS_IN_FLIGHT`], and opens at most as many files.
+const ORDERS: usize = 2 * MAX_REQUESTS_IN_FLIGHT;
+
+/// Which connection to make.
+pub struct SourceConfig {
+    /// Its number in the job's plan.
+    pub source: SourceId,
+    /// Who we are.
+    pub us: PeerId,
+    /// Who is there.
+    pub peer: PeerId,
+    /// Where.
+    pub address: SocketAddr,
+    /// Where spans go.
+    pub handoff: Handoff,
+    /// Where facts go.
+    pub facts: Recipient<SourceReport>,
+}
+
+/// The actor.
+pub struct SourceConnection {
+    source: SourceId,
+    facts: Recipient<SourceReport>,
+    orders: mpsc::Sender<Order>,
+    stop: CancellationToken,
+    is_ended: bool,
+}
+
+impl SourceConnection {
+    /// Starts the actor on one of the data threads; it dials at once.
+    pub fn start_on(thread: &ArbiterHandle, config: SourceConfig) -> Addr<SourceConnection> {
+        let (orders, taken) = mpsc::channel(ORDERS);
+        Self::start_in_arbiter(thread, move |ctx| {
+            let stop = CancellationToken::new();
+            let (source, facts) = (config.source, config.facts.clone());
+            let task = SourceTask::new(config, taken, ctx.address().recipient());
+            let stopped = stop.clone();
+            actix_rt::spawn(async move {
+                tokio::select! {
+                    () = stopped.cancelled() => {}
+                    () = task.run() => {}
+                }
+            });
+            SourceConnection { source, facts, orders, stop, is_ended: false }
+        })
+    }
+
+    /// Reports the end, once, and ends.
+    fn end(&mut self, ending: Ending, ctx: &mut Context<Self>) {
+        if !self.is_ended {
+            self.is_ended = true;
+            self.facts.do_send(SourceReport { source: self.source, fact: SourceFact::Ended(ending) });
+        }
+        ctx.stop();
+    }
+}
+
+impl Actor for SourceConnection {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.stop.cancel();
+    }
+}
+
+/// What the job wants of a source.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub enum Order {
+    /// Ask what it has of a file.
+    Open {
+        /// The file.
+        file: FileIndex,
+        /// Its id.
+        id: FileId,
+        /// Whether the manifest is needed.
+        manifest: bool,
+    },
+    /// Fetch spans.
+    Get {
+        /// Which spans of which file.
+        request: Request,
+        /// The file's id.
+        id: FileId,
+        /// The file's geometry.
+        geometry: Geometry,
+    },
+    /// End, because of what the job found out.
+    End(Ending),
+}
+
+/// A fact about a source.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SourceReport {
+    /// The source.
+    pub source: SourceId,
+    /// The fact.
+    pub fact: SourceFact,
+}
+
+/// What a source did.
+#[derive(Debug)]
+pub enum SourceFact {
+    /// HELLO is done.
+    Connected,
+    /// It has this of a file.
+    Opened {
+        /// The file.
+        file: FileIndex,
+        /// The size it states, in bytes.
+        size: u64,
+        /// What it has: `None` for all, else a bit per span.
+        spans: Option<bytes::Bytes>,
+        /// The manifest, if it was asked for and the file has one.
+        manifest: Option<Vec<SpanHash>>,
+    },
+    /// It has got these spans of a file too.
+    Have {
+        /// The file's id.
+        id: FileId,
+        /// Numbers of the spans, as it states them.
+        spans: Vec<u32>,
+    },
+    /// It does not have this file (any more).
+    Missing {
+        /// The file.
+        file: FileIndex,
+    },
+    /// Spans came and were dealt with.
+    Settled(Vec<(FileIndex, SpanIndex, Outcome)>),
+    /// It is over.
+    Ended(Ending),
+}
+
+impl Handler<Order> for SourceConnection {
+    type Result = ();
+
+    fn handle(&mut self, order: Order, ctx: &mut Self::Context) {
+        if let Order::End(ending) = order {
+            return self.end(ending, ctx);
+        }
+        if let Err(TrySendError::Full(_)) = self.orders.try_send(order) {
+            self.end(Ending::Stalled(crate::base::limits::SOURCE_DEAD_TIMEOUT), ctx);
+        }
+    }
+}
+
+/// What the task saw. Awaited by the task, so that facts cannot pile up.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct TaskFact(pub SourceFact);
+
+impl Handler<TaskFact> for SourceConnection {
+    type Result = ();
+
+    fn handle(&mut self, TaskFact(fact): TaskFact, ctx: &mut Self::Context) {
+        match fact {
+            SourceFact::Ended(ending) => self.end(ending, ctx),
+            fact => self.facts.do_send(SourceReport { source: self.source, fact }),
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! The task that owns the socket of a source: writes requests, reads answers, hands spans over.
+//!
+//! Answers come in the order asked, so a queue of what is expected tells what each frame is. One
+//! handed-over buffer may be on its way while the next is read: two buffers per source, no more.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::time::Instant;
+
+use actix::Recipient;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::sleep_until;
+
+use crate::base::limits::{MAX_SPANS, SOURCE_DEAD_TIMEOUT};
+use crate::base::{FileId, Geometry, SpanIndex};
+use crate::content::tree::SpanHash;
+use crate::net::blocks::{FrameReader, send_messages};
+use crate::net::link::LinkError;
+use crate::net::{dial, greeting};
+use crate::peer::assembler::{Handoff, SpansArrived, Verdict};
+use crate::peer::source_connection::{Order, SourceConfig, SourceFact, TaskFact};
+use crate::plan::{Ending, FileIndex};
+use crate::wire::Hello;
+use crate::wire::frame::{FrameHeader, FrameLimits};
+use crate::wire::peer::{FromHolder, ToHolder};
+
+/// Bytes of small files that are handed over in one message: as many as a span has.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// The task of one source.
+pub(super) struct SourceTask {
+    config: SourceConfig,
+    orders: mpsc::Receiver<Order>,
+    connection: Recipient<TaskFact>,
+}
+
+/// An answer that is due.
+enum Expected {
+    Opened { file: FileIndex, id: FileId },
+    Manifest { file: FileIndex, id: FileId, size: u64, spans: Option<bytes::Bytes>, values: Vec<SpanHash> },
+    Blocks { file: FileIndex, id: FileId, geometry: Geometry, next: u32, end: u32 },
+}
+
+/// A hand-over that is on its way.
+type HandingOver = Pin<Box<dyn Future<Output = Option<Verdict>>>>;
+
+struct Talk {
+    reader: FrameReader<TcpStream>,
+    expected: VecDeque<Expected>,
+    handoff: Handoff,
+    connection: Recipient<TaskFact>,
+    handing_over: Option<HandingOver>,
+    /// The buffers that are not on their way: two in all.
+    spare: Vec<Vec<u8>>,
+    /// Since when the other side owes us something and has sent nothing.
+    waiting_since: Instant,
+    scratch: Vec<u8>,
+}
+
+impl SourceTask {
+    pub(super) fn new(
+        config: SourceConfig,
+        orders: mpsc::Receiver<Order>,
+        connection: Recipient<TaskFact>,
+    ) -> SourceTask {
+        SourceTask { config, orders, connection }
+    }
+
+    /// Runs until the connection ends, and says why.
+    pub(super) async fn run(self) {
+        let connection = self.connection.clone();
+        let ending = match self.talk().await {
+            Ok(ending) => ending,
+            Err(error) => ending_of(error),
+        };
+        // If the actor has gone, it has told its end already.
+        let _ = connection.send(TaskFact(SourceFact::Ended(ending))).await;
+    }
+
+    async fn talk(mut self) -> Result<Ending, LinkError> {
+        let stream = match dial(self.config.address).await {
+            Ok(stream) => stream,
+            Err(error) => return Ok(Ending::Unreachable(error.to_string())),
+        };
+        let (hello, stream, read) = greeting::greet(stream, Hello::new(self.config.us.clone())).await?;
+        if hello.peer != self.config.peer {
+            let why = format!("{} answers at its address", hello.peer);
+            return Ok(Ending::Unreachable(why));
+        }
+        if hello.peer == self.config.us {
+            return Ok(Ending::Refused("it is ourselves".into()));
+        }
+        let mut talk = Talk {
+            reader: FrameReader::new(stream, read, SOURCE_DEAD_TIMEOUT),
+            expected: VecDeque::new(),
+            handoff: self.config.handoff.clone(),
+            connection: self.connection.clone(),
+            handing_over: None,
+            spare: vec![Vec::new(), Vec::new()],
+            waiting_since: Instant::now(),
+            scratch: Vec::new(),
+        };
+        talk.tell(SourceFact::Connected).await;
+        loop {
+            if let Some(ending) = talk.step(&mut self.orders).await? {
+                return Ok(ending);
+            }
+        }
+    }
+}
+
+fn ending_of(error: LinkError) -> Ending {
+    match error {
+        LinkError::Refused(why) => Ending::Refused(why),
+        LinkError::Frame(_) | LinkError::Unexpected(_) => Ending::Protocol(error.to_string()),
+        LinkError::NoAnswer(time) => Ending::Stalled(time),
+        LinkError::Closed
+        | LinkError::Cut
+        | LinkError::Io(_)
+        | LinkError::WriteStall(_)
+        | LinkError::NoHello(_) => Ending::Cut(error.to_string()),
+    }
+}
+
+impl Talk {
+    async fn tell(&self, fact: SourceFact) {
+        // If the actor has gone, this task is about to be dropped.
+        let _ = self.connection.send(TaskFact(fact)).await;
+    }
+
+    /// Waits for the next thing that happens, and does it.
+    async fn step(&mut self, orders: &mut mpsc::Receiver<Order>) -> Result<Option<Ending>, LinkError> {
+        let limits = self.limits();
+        let is_owed = !self.expected.is_empty();
+        let deadline = self.waiting_since + SOURCE_DEAD_TIMEOUT;
+        tokio::select! {
+            biased;
+            verdict = settled(&mut self.handing_over) => return Ok(self.take_back(verdict).await),
+            order = orders.recv() => {
+                let Some(order) = order else { return Ok(Some(Ending::NotNeeded)) };
+                self.follow(order, orders).await?;
+            }
+            header = self.reader.header(limits) => {
+                let ending = self.take(header?).await?;
+                self.waiting_since = Instant::now();
+                return Ok(ending);
+            }
+            () = sleep_until(deadline.into()), if is_owed => {
+                return Ok(Some(Ending::Stalled(SOURCE_DEAD_TIMEOUT)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What may come now: of blocks, only the span that is due.
+    fn limits(&self) -> FrameLimits {
+        match self.expected.front() {
+            Some(Expected::Blocks { geometry, .. }) => {
+                FrameLimits::with_blocks(geometry.span_len_bytes() as usize)
+            }
+            _ => FrameLimits::CONTROL,
+        }
+    }
+
+    /// Writes the requests of this order, and of those that wait behind it, in one go.
+    async fn follow(&mut self, order: Order, orders: &mut mpsc::Receiver<Order>) -> Result<(), LinkError> {
+        if self.expected.is_empty() {
+            self.waiting_since = Instant::now();
+        }
+        let mut requests = Vec::new();
+        let mut next = Some(order);
+        while let Some(order) = next {
+            match order {
+                Order::Open { file, id, manifest } => {
+                    self.expected.push_back(Expected::Opened { file, id });
+                    requests.push(ToHolder::Open { id, manifest });
+                }
+                Order::Get { request, id, geometry } => {
+                    requests.push(ToHolder::Get { id, run: geometry.run(&request.spans) });
+                    let (next, end) = (request.spans.start, request.spans.end);
+                    self.expected.push_back(Expected::Blocks { file: request.file, id, geometry, next, end });
+                }
+                // The actor keeps it to itself.
+                Order::End(_) => {}
+            }
+            next = orders.try_recv().ok();
+        }
+        send_messages(self.reader.stream_mut(), &requests, &mut self.scratch).await
+    }
+
+    async fn take(&mut self, header: FrameHeader) -> Result<Option<Ending>, LinkError> {
+        match header {
+            FrameHeader::Control { len } => {
+                let message = self.reader.message(len).await?;
+                self.take_message(message).await
+            }
+            FrameHeader::Blocks { data_len } => self.take_blocks(data_len).await,
+        }
+    }
+
+    async fn take_message(&mut self, message: FromHolder) -> Result<Option<Ending>, LinkError> {
+        match (message, self.expected.pop_front()) {
+            (FromHolder::Opened { id, size, spans, manifest }, Some(Expected::Opened { file, id: asked }))
+                if id == asked =>
+            {
+                if manifest {
+                    let values = Vec::new();
+                    self.expected.push_front(Expected::Manifest { file, id, size, spans, values });
+                } else {
+                    self.tell(SourceFact::Opened { file, size, spans, manifest: None }).await;
+                }
+            }
+            (
+                FromHolder::Manifest { id, values: part },
+                Some(Expected::Manifest { file, id: asked, size, spans, mut values }),
+            ) if id == asked => {
+                let part = SpanHash::parse_all(&part);
+                values.extend(part.ok_or(LinkError::Unexpected("a manifest of broken values"))?);
+                let due = Geometry::new(size).map_or(0, |geometry| geometry.spans());
+                if values.is_empty() || values.len() > due.min(MAX_SPANS as usize) {
+                    return Ok(Some(Ending::WrongManifest));
+                }
+                if values.len() == due {
+                    self.tell(SourceFact::Opened { file, size, spans, manifest: Some(values) }).await;
+                } else {
+                    self.expected.push_front(Expected::Manifest { file, id, size, spans, values });
+                }
+            }
+            (FromHolder::Missing { id }, Some(Expected::Opened { file, id: asked }))
+            | (FromHolder::Missing { id }, Some(Expected::Blocks { file, id: asked, .. }))
+                if id == asked =>
+            {
+                // Spans of this file that came before are settled first, so that what the job hears
+                // of the file is in order.
+                let ending = self.flush().await;
+                self.tell(SourceFact::Missing { file }).await;
+                return Ok(ending);
+            }
+            (FromHolder::Have { id, spans }, expected) => {
+                if let Some(expected) = expected {
+                    self.expected.push_front(expected);
+                }
+                self.tell(SourceFact::Have { id, spans }).await;
+            }
+            (FromHolder::Busy { retry_after_ms }, _) => {
+                return Ok(Some(Ending::Busy(std::time::Duration::from_millis(u64::from(retry_after_ms)))));
+            }
+            (FromHolder::Refused { why, .. }, _) => return Ok(Some(Ending::Refused(why))),
+            (_, _) => return Err(LinkError::Unexpected("an answer that was not asked for")),
+        }
+        Ok(None)
+    }
+
+    /// Reads the span that is due, and those of small files that have come with it, and hands them over.
+    async fn take_blocks(&mut self, data_len: usize) -> Result<Option<Ending>, LinkError> {
+        // At most one buffer is on its way, so the other one is here.
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        let mut filled = 0;
+        let mut parts = Vec::new();
+        let mut data_len = data_len;
+        loop {
+            let (file, span, geometry) = self.due()?;
+            if data_len != geometry.len_bytes(span) {
+                return Err(LinkError::Unexpected("a span of another length"));
+            }
+            let range = filled..filled + data_len;
+            if buffer.len() < range.end {
+                // Grown once; what stands in it from before is written over.
+                buffer.resize(range.end, 0);
+            }
+            if self.reader.blocks(&mut buffer[range.clone()]).await? != geometry.first_block(span) {
+                return Err(LinkError::Unexpected("blocks that were not asked for"));
+            }
+            filled = range.end;
+            parts.push((file, span, range));
+            let room = BATCH_BYTES.saturating_sub(filled);
+            if !self.reader.has_blocks_of(room) {
+                break;
+            }
+            match self.reader.buffered_header(self.limits())? {
+                Some(FrameHeader::Blocks { data_len: next }) => data_len = next,
+                Some(FrameHeader::Control { .. }) | None => break,
+            }
+        }
+        if let Some(ending) = self.flush().await {
+            return Ok(Some(ending));
+        }
+        self.handing_over = Some(Box::pin(self.handoff.hand_over(SpansArrived { parts, buffer })));
+        Ok(None)
+    }
+
+    /// The span that the next BLOCKS frame has to be; it is not due any more from here on.
+    fn due(&mut self) -> Result<(FileIndex, SpanIndex, Geometry), LinkError> {
+        let Some(Expected::Blocks { file, geometry, next, end, .. }) = self.expected.front_mut() else {
+            return Err(LinkError::Unexpected("BLOCKS"));
+        };
+        let (file, geometry) = (*file, *geometry);
+        let span = geometry.span(u64::from(*next)).ok_or(LinkError::Unexpected("BLOCKS"))?;
+        *next += 1;
+        if next == end {
+            self.expected.pop_front();
+        }
+        Ok((file, span, geometry))
+    }
+
+    /// Waits for the hand-over that is on its way, if there is one.
+    async fn flush(&mut self) -> Option<Ending> {
+        if self.handing_over.is_none() {
+            return None;
+        }
+        let verdict = settled(&mut self.handing_over).await;
+        self.take_back(verdict).await
+    }
+
+    /// Passes on what became of spans, and takes the buffer back.
+    async fn take_back(&mut self, verdict: Option<Verdict>) -> Option<Ending> {
+        // The assembler has gone: so will the job.
+        let Some(verdict) = verdict else { return Some(Ending::NotNeeded) };
+        self.spare.push(verdict.buffer);
+        self.tell(SourceFact::Settled(verdict.outcomes)).await;
+        None
+    }
+}
+
+/// Resolves when the hand-over is done; never, if there is none.
+async fn settled(handing_over: &mut Option<HandingOver>) -> Option<Verdict> {
+    match handing_over {
+        Some(future) => {
+            let verdict = future.await;
+            *handing_over = None;
+            verdict
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,587 @@
+//! The actor that keeps the connection to one tracker: registers, tells changes, answers CONFIRM,
+//! asks WHO_HAS, and comes back after a cut.
+//!
+//! A task owns the socket. It fetches what is to be said from the actor (so nothing queues up in
+//! front of a slow tracker: changes fall together in the list), and hands over what it reads.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::base::limits::{
+    IDLE_TIMEOUT, SHUTDOWN_STEP_TIMEOUT, TRACKER_ANSWER_TIMEOUT, TRACKER_RETRY_FIRST, TRACKER_RETRY_MAX,
+};
+use crate::base::{PeerId, Question, What};
+use crate::net::link::within_hello_budget;
+use crate::net::{ControlLink, LinkError, TrackerAddress};
+use crate::peer::library::{ListChanged, Rescan};
+use crate::plan::{Backoff, Telling, ToldList};
+use crate::wire::tracker::{Candidate, FromTracker, ToTracker};
+use crate::wire::{Hello, Refusal, VERSION};
+
+/// Frames of list changes fetched at once; each is up to half a megabyte.
+const TELLINGS_AT_ONCE: usize = 2;
+
+/// A tracker that is silent for a lease is gone; but a lease shorter than this says nothing of it.
+const MIN_SILENCE: Duration = Duration::from_secs(5);
+
+/// What a link is for.
+#[derive(Clone)]
+pub struct LinkConfig {
+    /// The tracker.
+    pub tracker: TrackerAddress,
+    /// Who we are.
+    pub us: PeerId,
+    /// How we register; `None` for who only asks.
+    pub registration: Option<Registration>,
+    /// Who is told when the connection comes and goes.
+    pub news: Option<Recipient<TrackerNews>>,
+}
+
+/// What a registration states.
+#[derive(Clone)]
+pub struct Registration {
+    /// A random number of this process.
+    pub instance: u64,
+    /// Port of the block server.
+    pub port: u16,
+    /// Looks at the folder before a confirmation.
+    pub rescan: Recipient<Rescan>,
+}
+
+/// The connection to a tracker came or went.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub enum TrackerNews {
+    /// Registered, and all of the list is told.
+    Registered {
+        /// The tracker.
+        tracker: TrackerAddress,
+    },
+    /// The connection ended or could not be made; it is tried again.
+    Lost {
+        /// The tracker.
+        tracker: TrackerAddress,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Why a tracker gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TrackerFailure {
+    /// It could not be asked.
+    #[error("{why}")]
+    NoAnswer {
+        /// The tracker.
+        tracker: String,
+        /// Why.
+        why: String,
+    },
+    /// It refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// An answer that is due, in the order asked.
+enum Expected {
+    Registered,
+    Noted,
+    Candidates(oneshot::Sender<Result<Vec<Candidate>, TrackerFailure>>),
+}
+
+/// The actor.
+pub struct TrackerLink {
+    config: LinkConfig,
+    list: ToldList,
+    asks: VecDeque<(Question, oneshot::Sender<Result<Vec<Candidate>, TrackerFailure>>)>,
+    expected: VecDeque<Expected>,
+    stage: Stage,
+    /// CONFIRM came and the folder was looked at.
+    is_confirm_due: bool,
+    /// The digest of the last CONFIRM was not ours.
+    is_mismatched: bool,
+    is_leaving: bool,
+    was_registered: bool,
+    /// Why the connection was lost, until we are registered again.
+    last_loss: Option<String>,
+    waiting_for_registration: Vec<oneshot::Sender<Result<(), TrackerFailure>>>,
+    wake: Arc<Notify>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// How far the connection is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Down,
+    /// HELLO is done; REGISTER is to be sent, if we register.
+    Greeted,
+    /// REGISTER was sent, or we only ask.
+    Speaking,
+    Registered,
+}
+
+impl TrackerLink {
+    /// Starts the link; it dials at once.
+    pub fn start(config: LinkConfig) -> Addr<TrackerLink> {
+        TrackerLink {
+            config,
+            list: ToldList::default(),
+            asks: VecDeque::new(),
+            expected: VecDeque::new(),
+            stage: Stage::Down,
+            is_confirm_due: false,
+            is_mismatched: false,
+            is_leaving: false,
+            was_registered: false,
+            last_loss: None,
+            waiting_for_registration: Vec::new(),
+            wake: Arc::new(Notify::new()),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+        .start()
+    }
+
+    fn failure(&self, why: &str) -> TrackerFailure {
+        TrackerFailure::NoAnswer { tracker: self.config.tracker.to_string(), why: why.into() }
+    }
+
+    fn tell(&self, news: TrackerNews) {
+        if let Some(recipient) = &self.config.news {
+            recipient.do_send(news);
+        }
+    }
+
+    fn is_registered(&self) -> bool {
+        self.stage == Stage::Registered && self.expected.is_empty() && self.list.is_told()
+    }
+
+    fn settle_waiting(&mut self, outcome: Result<(), TrackerFailure>) {
+        for waiting in self.waiting_for_registration.drain(..) {
+            // Who waited may have given up.
+            let _ = waiting.send(outcome.clone());
+        }
+    }
+
+    /// The frames to write next.
+    fn outgoing(&mut self) -> Vec<ToTracker> {
+        let mut frames = Vec::new();
+        if self.is_leaving {
+            frames.push(ToTracker::Disconnect);
+            return frames;
+        }
+        if self.stage == Stage::Greeted {
+            if let Some(registration) = &self.config.registration {
+                self.list.forget();
+                let (instance, port) = (registration.instance, registration.port);
+                let files = match self.list.tell() {
+                    Some(Telling::Add(files)) => files,
+                    Some(Telling::Remove(_)) | None => Vec::new(),
+                };
+                frames.push(ToTracker::Register { instance, port, files });
+                self.expected.push_back(Expected::Registered);
+            }
+            self.stage = Stage::Speaking;
+        }
+        if self.config.registration.is_some() {
+            for _ in 0..TELLINGS_AT_ONCE {
+                match self.list.tell() {
+                    Some(Telling::Add(files)) => frames.push(ToTracker::NewFile { files }),
+                    Some(Telling::Remove(files)) => frames.push(ToTracker::RemoveFile { files }),
+                    None => break,
+                }
+                self.expected.push_back(Expected::Noted);
+            }
+        }
+        for (question, answer) in self.asks.drain(..) {
+            frames.push(ToTracker::WhoHas { question });
+            self.expected.push_back(Expected::Candidates(answer));
+        }
+        if self.is_confirm_due && self.list.is_told() {
+            self.is_confirm_due = false;
+            frames.push(ToTracker::Confirmed { digest: self.list.digest() });
+        }
+        frames
+    }
+
+    fn take(&mut self, message: FromTracker, ctx: &mut Context<Self>) -> Result<(), LinkError> {
+        match (message, self.expected.front()) {
+            (FromTracker::Confirm { digest }, _) => {
+                let is_ours = digest == self.list.digest();
+                if !is_ours && self.is_mismatched {
+                    log::info!("{} has another list of us than we told it; registering anew", self.config.tracker);
+                    self.is_mismatched = false;
+                    self.stage = Stage::Greeted;
+                } else {
+                    // The first difference may be a change that is on its way.
+                    self.is_mismatched = !is_ours;
+                    self.look_at_folder(ctx);
+                }
+                return Ok(());
+            }
+            (FromTracker::Registered { .. }, Some(Expected::Registered)) => self.stage = Stage::Registered,
+            (FromTracker::Noted, Some(Expected::Noted)) => {}
+            (FromTracker::Candidates { candidates }, Some(Expected::Candidates(_))) => {
+                if let Some(Expected::Candidates(answer)) = self.expected.pop_front() {
+                    // Who asked may have given up waiting.
+                    let _ = answer.send(Ok(candidates));
+                }
+                return Ok(());
+            }
+            (FromTracker::Refused { why, .. }, Some(Expected::Candidates(_))) => {
+                if let Some(Expected::Candidates(answer)) = self.expected.pop_front() {
+                    let _ = answer.send(Err(TrackerFailure::Refused(why)));
+                }
+                return Ok(());
+            }
+            (FromTracker::Refused { refusal: Refusal::Limit, why }, Some(Expected::Noted)) => {
+                log::error!("{} does not take all of our files: {why}", self.config.tracker);
+            }
+            (FromTracker::Refused { why, .. }, expected) => {
+                if matches!(expected, Some(Expected::Registered)) {
+                    self.settle_waiting(Err(TrackerFailure::Refused(why.clone())));
+                }
+                return Err(LinkError::Refused(why));
+            }
+            (_, _) => return Err(LinkError::Unexpected("an answer that was not asked for")),
+        }
+        self.expected.pop_front();
+        if self.is_registered() {
+            self.settle_waiting(Ok(()));
+            if self.last_loss.take().is_some() || !self.was_registered {
+                self.was_registered = true;
+                log::info!("registered with {}", self.config.tracker);
+                self.tell(TrackerNews::Registered { tracker: self.config.tracker.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the folder looked at; the changes are sent to us before the answer, so they are told
+    /// before CONFIRMED.
+    fn look_at_folder(&mut self, ctx: &mut Context<Self>) {
+        let Some(registration) = &self.config.registration else { return };
+        let looked = registration.rescan.send(Rescan);
+        let us = ctx.address();
+        ctx.spawn(
+            async move {
+                // A library that is gone has nothing to add; a message to ourselves keeps the order.
+                let _ = looked.await;
+                us.do_send(FolderSeen);
+            }
+            .into_actor(self),
+        );
+    }
+}
+
+impl Actor for TrackerLink {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let task = LinkTask {
+            link: ctx.address(),
+            tracker: self.config.tracker.clone(),
+            us: self.config.us.clone(),
+            wake: Arc::clone(&self.wake),
+            stop: self.stop.clone(),
+        };
+        actix_rt::spawn(self.tasks.track_future(task.run()));
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.stop.cancel();
+    }
+}
+
+/// Ask the tracker; answered when it did, or cannot.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<Vec<Candidate>, TrackerFailure>")]
+pub struct WhoHas {
+    /// What is looked for: of its meanings, the first that anybody has.
+    pub what: What,
+}
+
+impl Handler<WhoHas> for TrackerLink {
+    type Result = ResponseFuture<Result<Vec<Candidate>, TrackerFailure>>;
+
+    fn handle(&mut self, WhoHas { what }: WhoHas, _: &mut Self::Context) -> Self::Result {
+        let mut answers = Vec::new();
+        for question in what.questions() {
+            let (sender, answer) = oneshot::channel();
+            self.asks.push_back((question.clone(), sender));
+            answers.push(answer);
+        }
+        self.wake.notify_one();
+        let late = self.failure(&format!("no answer within {} s", TRACKER_ANSWER_TIMEOUT.as_secs()));
+        Box::pin(async move {
+            for answer in answers {
+                let found = match timeout(TRACKER_ANSWER_TIMEOUT, answer).await {
+                    Ok(Ok(found)) => found?,
+                    Ok(Err(_)) | Err(_) => return Err(late),
+                };
+                if !found.is_empty() {
+                    return Ok(found);
+                }
+            }
+            Ok(Vec::new())
+        })
+    }
+}
+
+/// Wait until we are registered and the whole list is told, or refused.
+#[derive(Message)]
+#[rtype(result = "Result<(), TrackerFailure>")]
+pub struct AwaitRegistration {
+    /// How long to wait for a tracker that does not answer.
+    pub within: Duration,
+}
+
+impl Handler<AwaitRegistration> for TrackerLink {
+    type Result = ResponseActFuture<Self, Result<(), TrackerFailure>>;
+
+    fn handle(&mut self, AwaitRegistration { within }: AwaitRegistration, _: &mut Self::Context) -> Self::Result {
+        let (sender, answer) = oneshot::channel();
+        self.waiting_for_registration.push(sender);
+        if self.is_registered() {
+            self.settle_waiting(Ok(()));
+        }
+        Box::pin(timeout(within, answer).into_actor(self).map(move |answer, link, _| match answer {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => {
+                let late = format!("not registered within {} s", within.as_secs());
+                Err(link.failure(link.last_loss.as_ref().unwrap_or(&late)))
+            }
+        }))
+    }
+}
+
+impl Handler<ListChanged> for TrackerLink {
+    type Result = ();
+
+    fn handle(&mut self, ListChanged { added, removed }: ListChanged, _: &mut Self::Context) {
+        for listing in &removed {
+            self.list.remove(&listing.name, &listing.id);
+        }
+        added.into_iter().for_each(|listing| self.list.add(listing));
+        self.wake.notify_one();
+    }
+}
+
+/// The folder was looked at for a CONFIRM.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct FolderSeen;
+
+impl Handler<FolderSeen> for TrackerLink {
+    type Result = ();
+
+    fn handle(&mut self, _: FolderSeen, _: &mut Self::Context) {
+        self.is_confirm_due = true;
+        self.wake.notify_one();
+    }
+}
+
+/// Say DISCONNECT and end; answered when the connection is closed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Leave;
+
+impl Handler<Leave> for TrackerLink {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: Leave, _: &mut Self::Context) -> Self::Result {
+        self.is_leaving = true;
+        if self.stage == Stage::Down {
+            self.stop.cancel();
+        }
+        self.wake.notify_one();
+        self.tasks.close();
+        let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
+        let ended = async move {
+            if timeout(SHUTDOWN_STEP_TIMEOUT, tasks.wait()).await.is_err() {
+                stop.cancel();
+                tasks.wait().await;
+            }
+        };
+        Box::pin(ended.into_actor(self).map(|(), _, ctx| ctx.stop()))
+    }
+}
+
+// ---- between the actor and the task that owns the socket ----
+
+/// HELLO is done.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Greeted;
+
+impl Handler<Greeted> for TrackerLink {
+    type Result = ();
+
+    fn handle(&mut self, _: Greeted, _: &mut Self::Context) {
+        self.stage = Stage::Greeted;
+        self.is_confirm_due = false;
+        self.is_mismatched = false;
+    }
+}
+
+/// What is to be written next; nothing: wait until there is.
+#[derive(Message)]
+#[rtype(result = "Vec<ToTracker>")]
+struct TakeOutgoing;
+
+impl Handler<TakeOutgoing> for TrackerLink {
+    type Result = MessageResult<TakeOutgoing>;
+
+    fn handle(&mut self, _: TakeOutgoing, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.outgoing())
+    }
+}
+
+/// These came. Answered with how long the tracker may be silent from now on, if it said so.
+#[derive(Message)]
+#[rtype(result = "Result<Option<Duration>, LinkError>")]
+struct Incoming(Vec<FromTracker>);
+
+impl Handler<Incoming> for TrackerLink {
+    type Result = Result<Option<Duration>, LinkError>;
+
+    fn handle(&mut self, Incoming(messages): Incoming, ctx: &mut Self::Context) -> Self::Result {
+        let mut lease = None;
+        for message in messages {
+            if let FromTracker::Registered { lease_ms, .. } = message {
+                lease = Some(Duration::from_millis(lease_ms).max(MIN_SILENCE));
+            }
+            self.take(message, ctx)?;
+        }
+        Ok(lease)
+    }
+}
+
+/// The connection ended, or could not be made.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Lost(String);
+
+impl Handler<Lost> for TrackerLink {
+    type Result = ();
+
+    fn handle(&mut self, Lost(why): Lost, _: &mut Self::Context) {
+        self.stage = Stage::Down;
+        let failure = self.failure(&why);
+        let unanswered = self.expected.drain(..).filter_map(|expected| match expected {
+            Expected::Candidates(answer) => Some(answer),
+            Expected::Registered | Expected::Noted => None,
+        });
+        for answer in unanswered.chain(self.asks.drain(..).map(|(_, answer)| answer)) {
+            let _ = answer.send(Err(failure.clone()));
+        }
+        if self.is_leaving {
+            self.stop.cancel();
+            return;
+        }
+        if self.last_loss.replace(why.clone()).is_none() {
+            if self.config.registration.is_some() {
+                log::warn!("{}: {why}; trying again", self.config.tracker);
+            }
+            self.tell(TrackerNews::Lost { tracker: self.config.tracker.clone(), why });
+        }
+    }
+}
+
+/// The task that owns the socket.
+struct LinkTask {
+    link: Addr<TrackerLink>,
+    tracker: TrackerAddress,
+    us: PeerId,
+    wake: Arc<Notify>,
+    stop: CancellationToken,
+}
+
+impl LinkTask {
+    async fn run(self) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.keep_connected() => {}
+        }
+    }
+
+    /// Connects, again and again, until DISCONNECT was said or the actor is gone.
+    async fn keep_connected(&self) {
+        let mut backoff = Backoff::new(TRACKER_RETRY_FIRST, TRACKER_RETRY_MAX);
+        let mut rng = fastrand::Rng::new();
+        loop {
+            let start = Instant::now();
+            let ended = match self.connect().await {
+                Ok(link) => self.converse(link).await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = ended else { return };
+            if self.link.send(Lost(error.to_string())).await.is_err() {
+                return;
+            }
+            // A tracker that takes us and at once drops us again is not hammered.
+            if start.elapsed() > TRACKER_RETRY_MAX {
+                backoff.reset();
+            }
+            sleep(backoff.next_wait(&mut rng)).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<ControlLink<TcpStream>, LinkError> {
+        let mut link = ControlLink::new(self.tracker.dial().await?);
+        within_hello_budget(async {
+            link.write(&[ToTracker::Hello(Hello::new(self.us.clone()))]).await?;
+            match link.read().await? {
+                FromTracker::Hello(hello) if hello.version == VERSION => Ok(()),
+                FromTracker::Hello(hello) => Err(LinkError::Refused(hello.version_mismatch())),
+                FromTracker::Refused { why, .. } => Err(LinkError::Refused(why)),
+                _ => Err(LinkError::Unexpected("an answer before HELLO")),
+            }
+        })
+        .await?;
+        link.hello_is_done();
+        Ok(link)
+    }
+
+    /// Speaks until DISCONNECT was said or the actor is gone.
+    async fn converse(&self, mut link: ControlLink<TcpStream>) -> Result<(), LinkError> {
+        if self.link.send(Greeted).await.is_err() {
+            return Ok(());
+        }
+        // Until the tracker has said how long a lease is, silence has its general limit.
+        let mut silence = IDLE_TIMEOUT;
+        let mut batch = Vec::new();
+        loop {
+            let Ok(outgoing) = self.link.send(TakeOutgoing).await else { return Ok(()) };
+            if !outgoing.is_empty() {
+                link.write(&outgoing).await?;
+                if outgoing.contains(&ToTracker::Disconnect) {
+                    link.finish().await;
+                    return Ok(());
+                }
+                continue;
+            }
+            tokio::select! {
+                () = self.wake.notified() => {}
+                read = timeout(silence, link.read_batch(&mut batch)) => {
+                    read.map_err(|_| LinkError::NoAnswer(silence))??;
+                    match self.link.send(Incoming(std::mem::take(&mut batch))).await {
+                        Ok(Ok(Some(lease))) => silence = lease,
+                        Ok(Ok(None)) => {}
+                        Ok(Err(error)) => return Err(error),
+                        Err(_) => return Ok(()),
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! One upload connection: reads a request, answers it, reads the next. TCP paces it, so nothing queues.
+
+use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::sync::Arc;
+
+use actix::Recipient;
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::base::limits::{
+    BUSY_RETRY, IDLE_TIMEOUT, MANIFEST_FRAME_SPANS, MAX_OPEN_FILES_PER_UPLOAD, MAX_REQUEST_SPANS,
+};
+use crate::base::{BlockRun, FileId, PeerId};
+use crate::net::blocks::{BlocksSink, FrameReader, send_messages};
+use crate::net::greeting;
+use crate::net::link::LinkError;
+use crate::peer::library::{OpenFile, SharedFile, Suspect};
+use crate::wire::frame::{FrameHeader, FrameLimits};
+use crate::wire::peer::{FromHolder, ToHolder};
+use crate::wire::{Hello, Refusal};
+
+/// What a connection needs to be served.
+pub(super) struct Upload {
+    pub us: PeerId,
+    pub from: SocketAddr,
+    pub open: Recipient<OpenFile>,
+    pub suspect: Recipient<Suspect>,
+    /// Whether there is room for it; else it is told to come back.
+    pub is_granted: bool,
+}
+
+/// Serves one getter until it goes or errs.
+pub(super) async fn serve(upload: Upload, stream: StdTcpStream) {
+    let from = upload.from;
+    match run(upload, stream).await {
+        Ok(()) | Err(LinkError::Closed) => log::debug!("{from} is done"),
+        // What a stranger sends is no warning; that somebody cannot be served may explain a slow job.
+        Err(error) => log::info!("the upload to {from} ended: {error}"),
+    }
+}
+
+async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
+    let stream = TcpStream::from_std(stream)?;
+    stream.set_nodelay(true)?;
+    let (getter, stream, read) = greeting::answer(stream, Hello::new(upload.us.clone())).await?;
+    let mut connection = Connection {
+        reader: FrameReader::new(stream, read, IDLE_TIMEOUT),
+        getter: getter.peer,
+        upload,
+        opened: Vec::new(),
+        scratch: Vec::new(),
+    };
+    if !connection.upload.is_granted {
+        let retry_after_ms = BUSY_RETRY.as_millis() as u32;
+        return connection.answer(&[FromHolder::Busy { retry_after_ms }]).await;
+    }
+    log::debug!("{} fetches from {}", connection.getter, connection.upload.from);
+    loop {
+        let request = connection.request().await?;
+        connection.handle(request).await?;
+    }
+}
+
+struct Connection {
+    reader: FrameReader<TcpStream>,
+    getter: PeerId,
+    upload: Upload,
+    /// Files in use, the latest last: opened once, not per request.
+    opened: Vec<(FileId, Arc<SharedFile>)>,
+    scratch: Vec<u8>,
+}
+
+impl Connection {
+    async fn request(&mut self) -> Result<ToHolder, LinkError> {
+        let header = timeout(IDLE_TIMEOUT, self.reader.header(FrameLimits::CONTROL)).await;
+        match header.map_err(|_| LinkError::NoAnswer(IDLE_TIMEOUT))?? {
+            FrameHeader::Control { len } => self.reader.message(len).await,
+            FrameHeader::Blocks { .. } => Err(LinkError::Unexpected("BLOCKS")),
+        }
+    }
+
+    async fn answer(&mut self, answers: &[FromHolder]) -> Result<(), LinkError> {
+        send_messages(self.reader.stream_mut(), answers, &mut self.scratch).await
+    }
+
+    async fn handle(&mut self, request: ToHolder) -> Result<(), LinkError> {
+        match request {
+            ToHolder::Hello(_) => self.refuse("HELLO came twice").await,
+            ToHolder::Open { id, manifest } => self.open(id, manifest).await,
+            ToHolder::Get { id, run } => self.get(id, run).await,
+        }
+    }
+
+    /// Says why the connection ends, and ends it.
+    async fn refuse(&mut self, why: &'static str) -> Result<(), LinkError> {
+        self.answer(&[FromHolder::Refused { refusal: Refusal::Protocol, why: why.into() }]).await?;
+        Err(LinkError::Unexpected(why))
+    }
+
+    async fn open(&mut self, id: FileId, wants_manifest: bool) -> Result<(), LinkError> {
+        let Some(file) = self.file(id).await else {
+            return self.answer(&[FromHolder::Missing { id }]).await;
+        };
+        let manifest = if wants_manifest { file.proof.manifest() } else { &[] };
+        let size = file.proof.geometry().size();
+        let mut answers = vec![FromHolder::Opened { id, size, spans: None, manifest: !manifest.is_empty() }];
+        answers.extend(manifest.chunks(MANIFEST_FRAME_SPANS).map(|part| {
+            let values = part.iter().flat_map(|value| *value.as_bytes()).collect::<Bytes>();
+            FromHolder::Manifest { id, values }
+        }));
+        self.answer(&answers).await
+    }
+
+    async fn get(&mut self, id: FileId, run: BlockRun) -> Result<(), LinkError> {
+        let Some(file) = self.file(id).await else {
+            return self.answer(&[FromHolder::Missing { id }]).await;
+        };
+        // A run that does not fit the file comes from a getter that was told another size.
+        let Some(spans) = file.proof.geometry().spans_of_run(run) else {
+            return self.answer(&[FromHolder::Missing { id }]).await;
+        };
+        if spans.len() > MAX_REQUEST_SPANS {
+            return self.refuse("a GET of more spans than one request may state").await;
+        }
+        for span in spans.filter_map(|number| file.proof.geometry().span(u64::from(number))) {
+            // Checked in front of every span: bytes of a changed file must not go out as the old id.
+            if !file.is_unchanged() {
+                self.opened.retain(|(opened, _)| *opened != id);
+                self.upload.suspect.do_send(Suspect { id });
+                return self.answer(&[FromHolder::Missing { id }]).await;
+            }
+            let geometry = file.proof.geometry();
+            let (first, offset, len) = (geometry.first_block(span), geometry.offset(span), geometry.len_bytes(span));
+            self.reader.stream_mut().send_blocks(first, &file.file, offset, len).await?;
+        }
+        Ok(())
+    }
+
+    /// The file, if we share it (still).
+    async fn file(&mut self, id: FileId) -> Option<Arc<SharedFile>> {
+        if let Some(position) = self.opened.iter().position(|(opened, _)| *opened == id) {
+            let entry = self.opened.remove(position);
+            self.opened.push(entry);
+        } else {
+            let file = self.upload.open.send(OpenFile { id }).await.ok()?.ok()?;
+            if self.opened.len() == MAX_OPEN_FILES_PER_UPLOAD {
+                self.opened.remove(0);
+            }
+            self.opened.push((id, file));
+        }
+        self.opened.last().map(|(_, file)| Arc::clone(file))
+    }
+}
