@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
@@ -26,7 +26,7 @@ use crate::peer::library::AddFile;
 use crate::peer::source_connection::{Order, SourceConfig, SourceConnection, SourceFact, SourceReport};
 use crate::peer::threads::Turns;
 use crate::peer::tracker_link::{TrackerFailure, WhoHas};
-use crate::plan::{Ending, FileIndex, Holders, Holding, JobPlan, Settled, SourceId};
+use crate::plan::{Backoff, Ending, FileIndex, Holders, Holding, JobPlan, Settled, SourceId};
 use crate::wire::tracker::Candidate;
 
 /// Files of several spans that are fetched at the same time: enough that no source runs dry between
@@ -34,6 +34,11 @@ use crate::wire::tracker::Candidate;
 const MAX_LARGE_FILES: usize = 8;
 /// How far an ordered output may run ahead of what was written: half of a job's memory.
 const STREAM_AHEAD_BYTES: u64 = JOB_IN_FLIGHT_BYTES / 2;
+
+/// First wait before a patient job tries again what could not be had; doubled up to the longest.
+const PATIENCE_FIRST: Duration = Duration::from_secs(1);
+/// Longest wait of a patient job.
+const PATIENCE_LONGEST: Duration = Duration::from_secs(30);
 
 /// Where a wanted file goes.
 pub enum Destination {
@@ -68,6 +73,8 @@ pub struct DownloaderConfig {
     pub wants: Vec<Want>,
     /// Whether other contents at their places are replaced.
     pub overwrite: bool,
+    /// Whether what cannot be had now is tried again until it can.
+    pub is_patient: bool,
     /// Whom to ask for holders.
     pub tracker: Recipient<WhoHas>,
     /// Who hears of finished files before anybody else, if we share them.
@@ -95,11 +102,12 @@ pub struct Downloader {
     us: PeerId,
     wants: Vec<Option<(What, Destination)>>,
     overwrite: bool,
+    is_patient: bool,
+    patience: Backoff,
     tracker: Recipient<WhoHas>,
     library: Option<Recipient<AddFile>>,
     events: Recipient<JobEvent>,
     threads: Turns,
-    seed: u64,
     rng: fastrand::Rng,
     assembler: Option<Addr<Assembler>>,
     facts: Option<Recipient<SourceReport>>,
@@ -135,11 +143,12 @@ impl Downloader {
             unresolved: wants.len(),
             wants,
             overwrite: config.overwrite,
+            is_patient: config.is_patient,
+            patience: Backoff::new(PATIENCE_FIRST, PATIENCE_LONGEST),
             tracker: config.tracker,
             library: config.library,
             events: config.events,
             threads: config.threads,
-            seed: config.seed,
             rng: fastrand::Rng::with_seed(config.seed),
             assembler: None,
             facts: None,
@@ -214,9 +223,33 @@ impl Downloader {
         self.unresolved -= 1;
         match choose(answer) {
             Ok(candidates) => self.take_up(what, to, &candidates, ctx),
-            Err(error) => self.events.do_send(JobEvent::Failed { what: what.to_string(), error }),
+            Err(error) => self.fail_want(what, to, error, ctx),
         }
         self.end_if_over(ctx);
+    }
+
+    /// Asks the tracker for a want.
+    fn ask_for(&mut self, want: usize, ctx: &mut Context<Self>) {
+        let Some((what, _)) = &self.wants[want] else { return };
+        let answer = self.tracker.send(WhoHas { what: what.clone() }).into_actor(self);
+        ctx.spawn(answer.map(move |answer, job, ctx| {
+            let gone = TrackerFailure::NoAnswer { tracker: "tracker".into(), why: "it was left".into() };
+            job.resolve(want, answer.unwrap_or(Err(gone)), ctx);
+        }));
+    }
+
+    /// Says that a want cannot be had; a patient job tries it again later.
+    fn fail_want(&mut self, what: What, to: Destination, error: JobError, ctx: &mut Context<Self>) {
+        let is_final = !self.is_patient || !error.may_pass();
+        self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
+        if is_final {
+            return;
+        }
+        let want = self.wants.len();
+        self.wants.push(Some((what, to)));
+        self.unresolved += 1;
+        let wait = self.patience.next_wait(&mut self.rng);
+        ctx.run_later(wait, move |job, ctx| job.ask_for(want, ctx));
     }
 
     /// Begins a file: all candidates have the same id.
@@ -235,18 +268,20 @@ impl Downloader {
         };
         let holders = candidates.iter().map(|candidate| candidate.holder_count).sum();
         self.events.do_send(JobEvent::Found { name: name.clone(), id: first.id, size: first.size, holders });
-        if let Some(known) = self.by_id.get(&first.id) {
-            return self.take_up_again(*known, what, name, target, ctx);
+        let known = self.by_id.get(&first.id).copied();
+        if let Some(known) = known.filter(|known| !self.file(*known).has_failed) {
+            return self.take_up_again(known, what, name, target, ctx);
         }
         let index = FileIndex(self.files.len() as u32);
         let now = Instant::now();
-        let mut file = JobFile::new(what.to_string(), first.id, name, target, now);
+        let mut file = JobFile::new(what, first.id, name, target, now);
         file.learn(candidates, &mut self.holders, now);
         if file.holder_count() == 0 {
             // Nobody but us: the size is all there is to learn.
             file.believe(first.size);
         }
         self.by_id.insert(file.id, index);
+        self.patience.reset();
         let prepare = match &file.target {
             Target::Place(place) => Some(Prepare { place: place.clone(), id: file.id, size: file.size() }),
             Target::Stream(_) => None,
@@ -268,7 +303,7 @@ impl Downloader {
         let file = self.file(index);
         match (target, &file.target) {
             (Target::Place(place), Target::Place(first)) if place.path() != first.path() => {
-                file.also.push((what.to_string(), name, place));
+                file.also.push((what, name, place));
                 if file.stage == Stage::Over {
                     self.copy_on(index, ctx);
                 }
@@ -561,7 +596,7 @@ impl Downloader {
                         wasted_bytes: 0,
                         sources: Vec::new(),
                     }),
-                    Err(error) => JobEvent::Failed { what, error },
+                    Err(error) => JobEvent::Failed { what: what.to_string(), error },
                 });
                 job.end_if_over(ctx);
             });
@@ -574,9 +609,24 @@ impl Downloader {
         }
         self.over(index);
         let file = self.file(index);
-        let (what, also) = (file.what.clone(), std::mem::take(&mut file.also));
-        for what in std::iter::once(what).chain(also.into_iter().map(|(what, ..)| what)) {
-            self.events.do_send(JobEvent::Failed { what, error: error.clone() });
+        file.has_failed = true;
+        let first = match &file.target {
+            Target::Place(place) => Some((file.what.clone(), place.clone())),
+            Target::Stream(_) => None,
+        };
+        let also = std::mem::take(&mut file.also).into_iter().map(|(what, _, place)| (what, place));
+        match first {
+            Some(first) => {
+                for (what, place) in std::iter::once(first).chain(also) {
+                    let to = Destination::File { folder: place.folder, name: place.name };
+                    self.fail_want(what, to, error.clone(), ctx);
+                }
+            }
+            // A stream that was begun cannot be begun again.
+            None => {
+                let what = file.what.to_string();
+                self.events.do_send(JobEvent::Failed { what, error });
+            }
         }
         self.advance_queue(ctx);
         self.end_if_over(ctx);
@@ -661,7 +711,7 @@ impl Downloader {
         } else if ending != Ending::NotNeeded {
             log::info!("{} at {} {ending} ({lost_spans} spans unfinished)", source.peer, source.address);
         }
-        if source.is_connected || ending != Ending::NotNeeded {
+        if ending != Ending::NotNeeded {
             self.tell_source(&source, SourceState::Dropped { reason: ending.to_string() });
         }
         self.holders.ended(&source.peer, ending, now);
@@ -846,14 +896,7 @@ impl Actor for Downloader {
         let us = ctx.address();
         self.assembler = Some(Assembler::start(us.downgrade().recipient()));
         self.facts = Some(us.recipient());
-        for (number, want) in self.wants.iter().enumerate() {
-            let Some((what, _)) = want else { continue };
-            let answer = self.tracker.send(WhoHas { what: what.clone() }).into_actor(self);
-            ctx.spawn(answer.map(move |answer, job, ctx| {
-                let gone = TrackerFailure::NoAnswer { tracker: "tracker".into(), why: "it was left".into() };
-                job.resolve(number, answer.unwrap_or(Err(gone)), ctx);
-            }));
-        }
+        (0..self.wants.len()).for_each(|want| self.ask_for(want, ctx));
         ctx.run_later(JOB_TICK, |job, ctx| job.tick(ctx));
         self.end_if_over(ctx);
     }
@@ -940,6 +983,7 @@ impl Handler<CancelJob> for Downloader {
     type Result = ();
 
     fn handle(&mut self, _: CancelJob, ctx: &mut Self::Context) {
+        self.is_patient = false;
         for want in 0..self.wants.len() {
             if let Some((what, _)) = self.wants[want].take() {
                 self.unresolved -= 1;

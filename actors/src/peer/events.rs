@@ -137,6 +137,20 @@ pub enum JobError {
     Interrupted,
 }
 
+impl JobError {
+    /// Whether the same wish can come true later without anybody changing it.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            JobError::NobodyHasIt
+            | JobError::Undelivered(_)
+            | JobError::NoTracker(_)
+            | JobError::Refused(_)
+            | JobError::Disk { .. } => true,
+            JobError::Ambiguous(_) | JobError::TargetExists(_) | JobError::Interrupted => false,
+        }
+    }
+}
+
 impl fmt::Display for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |f: &mut fmt::Formatter<'_>, reasons: Vec<String>| f.write_str(&reasons.join("; "));

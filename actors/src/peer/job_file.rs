@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use crate::base::{FileId, FileName, Geometry, PeerId};
+use crate::base::{FileId, FileName, Geometry, PeerId, What};
 use crate::content::tree::Proof;
 use crate::peer::assembler::Place;
 use crate::peer::events::SourceShare;
@@ -41,13 +41,14 @@ pub(super) enum Target {
 /// One file of a job.
 pub(super) struct JobFile {
     /// What was asked for, as it was typed.
-    pub what: String,
+    pub what: What,
     pub id: FileId,
     pub name: FileName,
     pub target: Target,
     /// Further places for the same content: what was asked for there, and the name.
-    pub also: Vec<(String, FileName, Place)>,
+    pub also: Vec<(What, FileName, Place)>,
     pub stage: Stage,
+    pub has_failed: bool,
     /// Who holds it, by the size they state: more than one entry means that somebody errs or lies.
     claims: BTreeMap<u64, BTreeMap<PeerId, bool>>,
     /// The size that is believed: proved by the last span.
@@ -77,7 +78,7 @@ pub(super) struct JobFile {
 }
 
 impl JobFile {
-    pub(super) fn new(what: String, id: FileId, name: FileName, target: Target, now: Instant) -> JobFile {
+    pub(super) fn new(what: What, id: FileId, name: FileName, target: Target, now: Instant) -> JobFile {
         JobFile {
             what,
             id,
@@ -85,6 +86,7 @@ impl JobFile {
             target,
             also: Vec::new(),
             stage: Stage::Preparing,
+            has_failed: false,
             claims: BTreeMap::new(),
             claim: 0,
             is_size_proved: false,

@@ -177,13 +177,15 @@ impl Peer {
         &self.library
     }
 
-    /// Starts to fetch files into the shared folder, each under its whole name.
+    /// Starts to fetch files into the shared folder, each under its whole name. What cannot be had
+    /// now is told as failed, and tried again until it can, or the job is cancelled.
     pub fn fetch(&self, wants: Vec<What>, overwrite: bool, events: Recipient<JobEvent>) -> Job {
         let share = |what| Want { what, to: Destination::Share(Arc::clone(&self.files)) };
         Job(Downloader::start(DownloaderConfig {
             us: self.id.clone(),
             wants: wants.into_iter().map(share).collect(),
             overwrite,
+            is_patient: true,
             tracker: self.link.clone().recipient::<WhoHas>(),
             library: Some(self.library.clone().recipient()),
             events,
@@ -262,6 +264,7 @@ impl Fetch {
             us: config.us,
             wants: config.wants,
             overwrite: config.overwrite,
+            is_patient: false,
             tracker: link.clone().recipient(),
             library: None,
             events,

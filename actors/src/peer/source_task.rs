@@ -119,6 +119,7 @@ fn ending_of(error: LinkError) -> Ending {
         | LinkError::Cut
         | LinkError::Io(_)
         | LinkError::WriteStall(_)
+        | LinkError::Idle(_)
         | LinkError::NoHello(_) => Ending::Cut(error.to_string()),
     }
 }
