@@ -281,7 +281,6 @@ impl Downloader {
             file.believe(first.size);
         }
         self.by_id.insert(file.id, index);
-        self.patience.reset();
         let prepare = match &file.target {
             Target::Place(place) => Some(Prepare { place: place.clone(), id: file.id, size: file.size() }),
             Target::Stream(_) => None,
@@ -547,6 +546,7 @@ impl Downloader {
 
     fn done(&mut self, index: FileIndex, stamp: Option<Stamp>, ctx: &mut Context<Self>) {
         self.over(index);
+        self.patience.reset();
         let file = &self.files[index.0 as usize];
         let path = match &file.target {
             Target::Place(place) => Some(place.path()),
