@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use actix::prelude::*;
 use actix::WeakRecipient;
+use actix::prelude::*;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
@@ -306,7 +306,12 @@ impl Sink {
     }
 }
 
-fn store_whole(place: &Place, proof: &Proof, span: SpanIndex, data: &[u8]) -> Result<Option<Stamp>, JobError> {
+fn store_whole(
+    place: &Place,
+    proof: &Proof,
+    span: SpanIndex,
+    data: &[u8],
+) -> Result<Option<Stamp>, JobError> {
     let part = PartFile::open(&place.folder, &place.name, proof)?;
     if part.store(span, data).map_err(|error| place.trouble(error))? {
         return Ok(Some(part.finish(place.overwrite)?));
@@ -318,7 +323,11 @@ fn store_whole(place: &Place, proof: &Proof, span: SpanIndex, data: &[u8]) -> Re
 impl Handler<SpansArrived> for Assembler {
     type Result = ResponseActFuture<Self, Verdict>;
 
-    fn handle(&mut self, SpansArrived { parts, buffer }: SpansArrived, _: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        SpansArrived { parts, buffer }: SpansArrived,
+        _: &mut Self::Context,
+    ) -> Self::Result {
         let sinks: Vec<Sink> = parts
             .iter()
             .map(|(file, ..)| match self.files.get_mut(file) {
@@ -503,7 +512,8 @@ impl Assembler {
             ordered.next += 1;
         }
         let written = blocking(move || {
-            let written = due.iter().try_for_each(|data| writer.write_all(data)).and_then(|()| writer.flush());
+            let written =
+                due.iter().try_for_each(|data| writer.write_all(data)).and_then(|()| writer.flush());
             (writer, written)
         });
         ctx.spawn(written.into_actor(self).map(move |(writer, written), assembler, ctx| {

@@ -35,15 +35,8 @@ impl BlockServer {
         threads: Turns,
     ) -> Addr<BlockServer> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let server = BlockServer {
-            us,
-            open,
-            suspect,
-            threads,
-            uploads: 0,
-            stop: stop.clone(),
-            tasks: tasks.clone(),
-        };
+        let server =
+            BlockServer { us, open, suspect, threads, uploads: 0, stop: stop.clone(), tasks: tasks.clone() };
         let server = server.start();
         let us = server.downgrade();
         let accepting = accept_until(listener, stop, move |stream, from| {

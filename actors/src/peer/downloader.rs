@@ -17,8 +17,8 @@ use crate::base::{FileId, FileName, Geometry, PeerId, Question, SpanIndex, SpanS
 use crate::content::folder::{Folder, Stamp};
 use crate::content::tree::{Proof, SpanHash};
 use crate::peer::assembler::{
-    Assembler, Begin, Copy, Finish, Forget, Handoff, Outcome, Output, Place, Prepare, Prepared, StopAssembling,
-    StreamAdvanced,
+    Assembler, Begin, Copy, Finish, Forget, Handoff, Outcome, Output, Place, Prepare, Prepared,
+    StopAssembling, StreamAdvanced,
 };
 use crate::peer::events::{FileDone, JobError, JobEvent, Progress, SourceState};
 use crate::peer::job_file::{JobFile, Stage, Target};
@@ -199,8 +199,12 @@ impl Downloader {
     }
 
     /// Asks the assembler, and takes its answer as one step of this actor.
-    fn ask<M>(&self, message: M, ctx: &mut Context<Self>, then: impl FnOnce(&mut Self, M::Result, &mut Context<Self>) + 'static)
-    where
+    fn ask<M>(
+        &self,
+        message: M,
+        ctx: &mut Context<Self>,
+        then: impl FnOnce(&mut Self, M::Result, &mut Context<Self>) + 'static,
+    ) where
         M: Message + Send + 'static,
         M::Result: Send,
         Assembler: Handler<M>,
@@ -217,7 +221,12 @@ impl Downloader {
 
     // ---- from a want to a file ----
 
-    fn resolve(&mut self, want: usize, answer: Result<Vec<Candidate>, TrackerFailure>, ctx: &mut Context<Self>) {
+    fn resolve(
+        &mut self,
+        want: usize,
+        answer: Result<Vec<Candidate>, TrackerFailure>,
+        ctx: &mut Context<Self>,
+    ) {
         // A job that was cancelled has given up its wants.
         let Some((what, to)) = self.wants[want].take() else { return };
         self.unresolved -= 1;
@@ -288,7 +297,9 @@ impl Downloader {
         self.files.push(file);
         self.open_files += 1;
         match prepare {
-            Some(prepare) => self.ask(prepare, ctx, move |job, prepared, ctx| job.prepared(index, prepared, ctx)),
+            Some(prepare) => {
+                self.ask(prepare, ctx, move |job, prepared, ctx| job.prepared(index, prepared, ctx))
+            }
             None => self.prepared(index, Ok(Prepared::Free), ctx),
         }
     }
@@ -298,7 +309,14 @@ impl Downloader {
     }
 
     /// The same content was asked for before: it is fetched once, and copied.
-    fn take_up_again(&mut self, index: FileIndex, what: What, name: FileName, target: Target, ctx: &mut Context<Self>) {
+    fn take_up_again(
+        &mut self,
+        index: FileIndex,
+        what: What,
+        name: FileName,
+        target: Target,
+        ctx: &mut Context<Self>,
+    ) {
         let file = self.file(index);
         match (target, &file.target) {
             (Target::Place(place), Target::Place(first)) if place.path() != first.path() => {
@@ -361,7 +379,9 @@ impl Downloader {
     }
 
     fn engage_source(&mut self, index: FileIndex, id: SourceId) {
-        let Some(source) = self.sources.get(&id).filter(|source| source.is_connected && source.ending.is_none()) else {
+        let Some(source) =
+            self.sources.get(&id).filter(|source| source.is_connected && source.ending.is_none())
+        else {
             return;
         };
         let file = &mut self.files[index.0 as usize];
@@ -471,7 +491,12 @@ impl Downloader {
         }
     }
 
-    fn settled(&mut self, id: SourceId, outcomes: Vec<(FileIndex, SpanIndex, Outcome)>, ctx: &mut Context<Self>) {
+    fn settled(
+        &mut self,
+        id: SourceId,
+        outcomes: Vec<(FileIndex, SpanIndex, Outcome)>,
+        ctx: &mut Context<Self>,
+    ) {
         for (index, span, outcome) in outcomes {
             match outcome {
                 Outcome::Stored => self.stored(id, index, span, None, ctx),
@@ -501,7 +526,14 @@ impl Downloader {
         }
     }
 
-    fn stored(&mut self, id: SourceId, index: FileIndex, span: SpanIndex, stamp: Option<Stamp>, ctx: &mut Context<Self>) {
+    fn stored(
+        &mut self,
+        id: SourceId,
+        index: FileIndex,
+        span: SpanIndex,
+        stamp: Option<Stamp>,
+        ctx: &mut Context<Self>,
+    ) {
         let now = Instant::now();
         let settled = self.plan.stored(id, index, span, now);
         let file = &mut self.files[index.0 as usize];
@@ -658,7 +690,8 @@ impl Downloader {
         let wanted: BTreeSet<PeerId> =
             self.fetching.iter().flat_map(|index| self.files[index.0 as usize].holders().cloned()).collect();
         while self.sources.len() < self.max_sources() {
-            let Some((peer, address)) = self.holders.dial(|peer| wanted.contains(peer), now, &mut self.rng) else {
+            let Some((peer, address)) = self.holders.dial(|peer| wanted.contains(peer), now, &mut self.rng)
+            else {
                 break;
             };
             self.dial(peer, address, now);
@@ -878,9 +911,9 @@ fn name_of(what: &What, candidate: &Candidate) -> FileName {
     });
     let known = || candidate.names.first().cloned();
     // An id is a valid name.
-    asked.or_else(known).unwrap_or_else(|| {
-        candidate.id.to_string().parse().expect("64 hex digits are a name")
-    })
+    asked
+        .or_else(known)
+        .unwrap_or_else(|| candidate.id.to_string().parse().expect("64 hex digits are a name"))
 }
 
 /// Up to which span an ordered output may be fetched while `next` is to be written.
@@ -929,7 +962,9 @@ impl Handler<SourceReport> for Downloader {
                     self.engage_source(index, id);
                 }
             }
-            SourceFact::Opened { file, size, spans, manifest } => self.opened(id, file, size, spans, manifest, ctx),
+            SourceFact::Opened { file, size, spans, manifest } => {
+                self.opened(id, file, size, spans, manifest, ctx)
+            }
             SourceFact::Have { id: file, spans } => {
                 let Some(index) = self.by_id.get(&file).copied() else { return };
                 let Some(geometry) = self.files[index.0 as usize].geometry() else { return };

@@ -17,4 +17,4 @@ pub mod tracker_link;
 mod upload;
 
 pub use downloader::{Destination, Want};
-pub use role::{open_folder, Fetch, FetchConfig, Job, Peer, PeerConfig, PeerError};
+pub use role::{Fetch, FetchConfig, Job, Peer, PeerConfig, PeerError, open_folder};

@@ -16,7 +16,9 @@ use crate::net::TrackerAddress;
 use crate::peer::block_server::{BlockServer, StopServing};
 use crate::peer::downloader::{AwaitJob, CancelJob, Destination, Downloader, DownloaderConfig, Want};
 use crate::peer::events::JobEvent;
-use crate::peer::library::{self, AwaitReady, FirstScan, FolderError, Library, LibraryConfig, ListChanged, Subscribe};
+use crate::peer::library::{
+    self, AwaitReady, FirstScan, FolderError, Library, LibraryConfig, ListChanged, Subscribe,
+};
 use crate::peer::threads::DataThreads;
 use crate::peer::tracker_link::{
     AwaitRegistration, Leave, LinkConfig, Registration, TrackerFailure, TrackerLink, TrackerNews, WhoHas,
@@ -115,8 +117,11 @@ impl Peer {
         let files = Arc::new(Folder::open_or_create(&home.join("files")).map_err(folder)?);
         let threads = DataThreads::start().map_err(PeerError::Threads)?;
         let library = Library::start(LibraryConfig { root: home.clone(), watch: true }, &Arbiter::current());
-        let registration =
-            Registration { instance: fastrand::u64(..), port: address.port(), rescan: library.clone().recipient() };
+        let registration = Registration {
+            instance: fastrand::u64(..),
+            port: address.port(),
+            rescan: library.clone().recipient(),
+        };
         let link = TrackerLink::start(LinkConfig {
             tracker: config.tracker,
             us: config.id.clone(),

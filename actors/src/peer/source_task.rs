@@ -202,9 +202,10 @@ impl Talk {
 
     async fn take_message(&mut self, message: FromHolder) -> Result<Option<Ending>, LinkError> {
         match (message, self.expected.pop_front()) {
-            (FromHolder::Opened { id, size, spans, manifest }, Some(Expected::Opened { file, id: asked }))
-                if id == asked =>
-            {
+            (
+                FromHolder::Opened { id, size, spans, manifest },
+                Some(Expected::Opened { file, id: asked }),
+            ) if id == asked => {
                 if manifest {
                     let values = Vec::new();
                     self.expected.push_front(Expected::Manifest { file, id, size, spans, values });

@@ -218,7 +218,10 @@ impl TrackerLink {
             (FromTracker::Confirm { digest }, _) => {
                 let is_ours = digest == self.list.digest();
                 if !is_ours && self.is_mismatched {
-                    log::info!("{} has another list of us than we told it; registering anew", self.config.tracker);
+                    log::info!(
+                        "{} has another list of us than we told it; registering anew",
+                        self.config.tracker
+                    );
                     self.is_mismatched = false;
                     self.stage = Stage::Greeted;
                 } else {
@@ -348,7 +351,11 @@ pub struct AwaitRegistration {
 impl Handler<AwaitRegistration> for TrackerLink {
     type Result = ResponseActFuture<Self, Result<(), TrackerFailure>>;
 
-    fn handle(&mut self, AwaitRegistration { within }: AwaitRegistration, _: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        AwaitRegistration { within }: AwaitRegistration,
+        _: &mut Self::Context,
+    ) -> Self::Result {
         let (sender, answer) = oneshot::channel();
         self.waiting_for_registration.push(sender);
         if self.is_registered() {

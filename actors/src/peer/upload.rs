@@ -131,7 +131,8 @@ impl Connection {
                 return self.answer(&[FromHolder::Missing { id }]).await;
             }
             let geometry = file.proof.geometry();
-            let (first, offset, len) = (geometry.first_block(span), geometry.offset(span), geometry.len_bytes(span));
+            let (first, offset, len) =
+                (geometry.first_block(span), geometry.offset(span), geometry.len_bytes(span));
             self.reader.stream_mut().send_blocks(first, &file.file, offset, len).await?;
         }
         Ok(())

@@ -2,9 +2,9 @@
 //! has what and when whom to ask whether it still does. No sockets, no files, no actors; the time is
 //! an argument and randomness comes from a seed, so that thousands of cases run without a runtime.
 
+mod backoff;
 pub mod catalogue;
 pub mod confirmation;
-mod backoff;
 mod ending;
 mod file;
 mod holders;
