@@ -28,7 +28,7 @@ pub const MAX_SPANS: u64 = 65_536;
 pub const MAX_CONTROL_BYTES: usize = 1 << 20;
 /// Bytes of a control frame's body before HELLO is done: a stranger costs no more than this.
 pub const MAX_HELLO_BYTES: usize = 64 << 10;
-/// Nesting of MessagePack values: ours need five; rmp-serde's default of 1,024 is a way to overflow a stack.
+/// Nesting of MessagePack values: ours need eight (an address in an answer to WHO_HAS); rmp-serde's default of 1,024 is a way to overflow a stack.
 pub const MAX_DEPTH: usize = 16;
 /// Body bytes that fill a frame of a long list: half the limit, so that the last entry added never crosses it.
 pub const LIST_FRAME_BYTES: usize = MAX_CONTROL_BYTES / 2;

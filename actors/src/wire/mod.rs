@@ -60,3 +60,6 @@ pub use codec::{decode, encode};
 pub use digest::ListDigest;
 pub use frame::{FrameError, FrameHeader, HEADER_BYTES};
 pub use hello::{Hello, Refusal, VERSION};
+
+#[cfg(test)]
+mod tests;
