@@ -459,12 +459,14 @@ fn refuses_in_place_of<M: Wire>(message: &M, good: &str, bad: &str) {
 /// [`VERSION`] and this file in one commit**; adding a message adds a line.
 const GOLDEN: &str = include_str!("golden_v1.txt");
 
+/// Whether these bytes are read as the message.
+type Check = Box<dyn Fn(&[u8]) -> bool>;
+
 /// One message of the table: its name, its frame, and what its golden bytes are read as.
 struct Golden {
     name: &'static str,
     frame: Vec<u8>,
-    /// The message read from these bytes, written again; `None` if it is not the message.
-    reads: Box<dyn Fn(&[u8]) -> bool>,
+    reads: Check,
 }
 
 fn golden<M: Wire + 'static>(name: &'static str, message: M) -> Golden {
