@@ -75,7 +75,7 @@ impl IdPrefix {
     pub fn matches(&self, id: &FileId) -> bool {
         let whole = self.digits() / 2;
         id.0[..whole] == self.bytes[..whole]
-            && (self.digits() % 2 == 0 || id.0[whole] >> 4 == self.bytes[whole] >> 4)
+            && (self.digits().is_multiple_of(2) || id.0[whole] >> 4 == self.bytes[whole] >> 4)
     }
 
     /// The smallest id with this prefix: where a search in an ordered table begins.
@@ -101,7 +101,7 @@ impl FromStr for IdPrefix {
             let byte = bytes
                 .get_mut(usize::from(digits / 2))
                 .ok_or_else(|| IdError::Length(text.chars().count()))?;
-            *byte |= if digits % 2 == 0 { value << 4 } else { value };
+            *byte |= if digits.is_multiple_of(2) { value << 4 } else { value };
             digits += 1;
         }
         if digits == 0 {
