@@ -108,3 +108,76 @@ impl Handler<Stop> for RefreshScheduler {
         ctx.stop();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+    use std::time::Duration;
+
+    use tokio::sync::mpsc;
+    use tokio::task::LocalSet;
+    use tokio::time::{Instant, sleep, timeout_at};
+
+    const INTERVAL: Duration = Duration::from_secs(30);
+
+    /// In place of the registry.
+    struct Orders(mpsc::Sender<Action>);
+
+    impl Actor for Orders {
+        type Context = Context<Orders>;
+    }
+
+    impl Handler<Due> for Orders {
+        type Result = ();
+        fn handle(&mut self, Due(actions): Due, _: &mut Context<Orders>) {
+            actions.into_iter().for_each(|action| self.0.try_send(action).expect("they are read"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_peer_is_asked_once_per_interval_and_a_silent_one_is_out_within_two() {
+        let story = async {
+            let (ordered, mut orders) = mpsc::channel(1000);
+            let registry = Orders(ordered).start();
+            let schedule = Schedule::new(INTERVAL, fastrand::Rng::with_seed(3));
+            let actors = TaskTracker::new();
+            let weak = registry.downgrade().recipient();
+            let scheduler = RefreshScheduler::start_with(schedule, weak, &actors);
+            // They come one after another, so that a later one is often due before an earlier one.
+            let start = Instant::now();
+            for n in 0..100 {
+                scheduler.do_send(Note::Registered(ConnectionId(n)));
+                sleep(Duration::from_millis(10)).await;
+            }
+            let (mut asked, mut out) = (HashMap::<ConnectionId, u32>::new(), HashMap::new());
+            let end = start + Duration::from_secs(1) + INTERVAL * 5;
+            while let Ok(Some(order)) = timeout_at(end, orders.recv()).await {
+                match order {
+                    Action::Confirm(peer) => {
+                        *asked.entry(peer).or_default() += 1;
+                        if peer.0 % 2 == 0 {
+                            scheduler.do_send(Note::Confirmed(peer));
+                        }
+                    }
+                    Action::Out(peer) => drop(out.insert(peer, start.elapsed())),
+                }
+            }
+            for n in 0..100 {
+                let peer = ConnectionId(n);
+                let (times, left) = (asked[&peer], out.get(&peer));
+                if n % 2 == 0 {
+                    assert!((5..=6).contains(&times) && left.is_none(), "{n}: {times} {left:?}");
+                } else {
+                    let registered = Duration::from_millis(10) * n as u32;
+                    assert_eq!(times, 2, "{n}");
+                    assert!(left.is_some_and(|left| *left <= registered + INTERVAL * 2), "{n}: {left:?}");
+                }
+            }
+            scheduler.do_send(Stop);
+            actors.close();
+            actors.wait().await;
+        };
+        LocalSet::new().run_until(story).await;
+    }
+}

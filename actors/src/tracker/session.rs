@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use actix::prelude::*;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -64,7 +64,7 @@ impl TrackerSession {
     /// Starts a session and the task that owns its socket.
     pub(super) fn start_on(
         connection: Connection,
-        stream: TcpStream,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
         slot: Slot,
         refresh_interval: Duration,
         registry: &Addr<PeerRegistry>,
@@ -159,5 +159,111 @@ impl Handler<SocketEnded> for TrackerSession {
         let Connection { id: connection, from, .. } = self.connection;
         self.registry.do_send(ConnectionEnded { connection, from, why, faulty });
         ctx.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+    use tokio::sync::Semaphore;
+    use tokio::task::LocalSet;
+    use tokio::time::Instant;
+
+    use crate::base::limits::{HELLO_TIMEOUT, IDLE_TIMEOUT, WRITE_STALL_TIMEOUT};
+    use crate::net::ControlLink;
+    use crate::plan::catalogue::{Catalogue, CatalogueLimits};
+    use crate::plan::confirmation::Schedule;
+    use crate::tracker::TrackerEvent;
+    use crate::wire::{Hello, encode};
+
+    struct Events;
+
+    impl Actor for Events {
+        type Context = Context<Events>;
+    }
+
+    impl Handler<TrackerEvent> for Events {
+        type Result = ();
+        fn handle(&mut self, _: TrackerEvent, _: &mut Context<Events>) {}
+    }
+
+    /// A session on a pipe that holds `pipe_bytes` either way, its other end, and its tasks.
+    fn session(pipe_bytes: usize) -> (DuplexStream, TaskTracker) {
+        let interval = Duration::from_secs(30);
+        let schedule = Schedule::new(interval, fastrand::Rng::with_seed(1));
+        let catalogue = Catalogue::new(CatalogueLimits::default(), fastrand::Rng::with_seed(1));
+        let events = Events.start().recipient();
+        let registry = PeerRegistry::start_with(catalogue, schedule, interval, events, &TaskTracker::new());
+        let (theirs, ours) = duplex(pipe_bytes);
+        let from = ([10, 0, 0, 1], 9).into();
+        let connection = Connection { id: ConnectionId(1), from, reached_at: from.ip() };
+        let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        TrackerSession::start_on(connection, ours, slot, interval, &registry, &stop, &tasks);
+        tasks.close();
+        (theirs, tasks)
+    }
+
+    fn hello() -> ToTracker {
+        ToTracker::Hello(Hello::new("p1".parse().unwrap()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_greet_is_dropped_after_ten_seconds_however_busy_it_looks() {
+        let story = async {
+            let start = Instant::now();
+            let (_silent, tasks) = session(1024);
+            tasks.wait().await;
+            assert_eq!(start.elapsed(), HELLO_TIMEOUT);
+
+            let start = Instant::now();
+            let (mut trickling, tasks) = session(1024);
+            let mut greeting = Vec::new();
+            encode(&hello(), &mut greeting).unwrap();
+            let trickle = async {
+                for byte in greeting {
+                    if trickling.write_all(&[byte]).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            };
+            tokio::join!(trickle, tasks.wait());
+            assert!(start.elapsed() <= HELLO_TIMEOUT + Duration::from_secs(1), "{:?}", start.elapsed());
+        };
+        LocalSet::new().run_until(story).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_more_is_dropped_after_two_minutes() {
+        let story = async {
+            let start = Instant::now();
+            let (stream, tasks) = session(1024);
+            let mut link = ControlLink::new(stream);
+            link.write(&[hello()]).await.unwrap();
+            link.read::<FromTracker>().await.unwrap();
+            tasks.wait().await;
+            assert_eq!(start.elapsed(), IDLE_TIMEOUT);
+        };
+        LocalSet::new().run_until(story).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_and_does_not_read_is_dropped_after_thirty_seconds() {
+        let story = async {
+            let start = Instant::now();
+            let (stream, tasks) = session(4096);
+            let mut link = ControlLink::new(stream);
+            link.write(&[hello()]).await.unwrap();
+            let ask = ToTracker::Peers { after: None, limit: 1 };
+            // It takes in a batch of these, and no more of them while it cannot write.
+            let asking = async { while link.write(std::slice::from_ref(&ask)).await.is_ok() {} };
+            tokio::join!(asking, tasks.wait());
+            assert_eq!(start.elapsed(), WRITE_STALL_TIMEOUT);
+        };
+        LocalSet::new().run_until(story).await;
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix::Addr;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use crate::wire::tracker::{FromTracker, ToTracker};
 
 /// Serves a connection until it ends or `stop` is cancelled, and tells the session how.
 pub(super) async fn run(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     slot: Slot,
     session: Addr<TrackerSession>,
     pushes: mpsc::Receiver<FromTracker>,
@@ -35,7 +35,7 @@ pub(super) async fn run(
 }
 
 async fn serve(
-    mut link: ControlLink<TcpStream>,
+    mut link: ControlLink<impl AsyncRead + AsyncWrite + Unpin>,
     session: &Addr<TrackerSession>,
     mut pushes: mpsc::Receiver<FromTracker>,
     idle: Duration,
@@ -82,7 +82,7 @@ async fn serve(
 }
 
 /// Tells a connection for which there is no slot that it has to come again.
-pub(super) async fn refuse_for_want_of_room(stream: TcpStream, _slot: Slot) {
+pub(super) async fn refuse_for_want_of_room(stream: impl AsyncRead + AsyncWrite + Unpin, _slot: Slot) {
     let mut link = ControlLink::new(stream);
     let why = "this tracker has as many connections as it takes; try again later";
     if link.write(&[FromTracker::Hello(own_hello()), refused(Refusal::Limit, why)]).await.is_ok() {
