@@ -1,5 +1,5 @@
 //! The tracker on real loopback sockets, verb by verb: what it takes, what it refuses, and how it ends.
-#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a helper that fails is a test that fails")]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
