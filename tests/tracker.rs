@@ -1,5 +1,6 @@
 //! The tracker on real loopback sockets, verb by verb: what it takes, what it refuses, and how it ends.
-#![allow(clippy::unwrap_used, unreachable_pub, reason = "a helper that fails is a test that fails")]
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+#![allow(unreachable_pub, reason = "the rig is private to this file, and its parts are public in it")]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -18,8 +19,11 @@ use rig::{Speaker, Swarm, hear_all, story};
 /// An interval in which no test meets a CONFIRM that it does not expect.
 const NEVER: Duration = Duration::from_secs(3600);
 
+mod support;
+
 /// What the tests stand on: a system, a tracker in it, and peers that say what a test wants.
 mod rig {
+    use super::support::system_test;
     use super::*;
     use actix::{Actor, Context, Handler, Recipient};
     use tokio::io::AsyncWriteExt;
@@ -30,9 +34,9 @@ mod rig {
     /// How long a test waits for something that has to come.
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// Runs a test in an actix system of its own.
-    pub fn story<F: Future<Output = ()>>(body: impl FnOnce() -> F) {
-        actix::System::new().block_on(body());
+    /// Runs a test in an actix system of its own: it fails if anything panicked or is left.
+    pub fn story<F: Future<Output = ()> + 'static>(body: impl FnOnce() -> F + Send + 'static) {
+        system_test(|_| body());
     }
 
     struct Probe(mpsc::Sender<TrackerEvent>);
