@@ -13,6 +13,6 @@ pub mod tree;
 pub use cache::{Cache, Cached};
 pub use folder::{Folder, Stamp};
 pub use index::{Entry, Index};
-pub use part::{Existing, PartError, PartFile, existing};
+pub use part::{Existing, PartData, PartError, PartFile, existing};
 pub use scan::{Scan, SkipReason, walk};
 pub use tree::{ManifestError, Proof, SpanHash, hash_file, hash_path};

@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -97,21 +98,68 @@ pub fn existing(folder: &Folder, target: &FileName, id: FileId, size: u64) -> io
     Ok(if same { Existing::Same(stamp) } else { Existing::Other })
 }
 
+/// The data of a part file, for those who serve from it while it grows.
+#[derive(Debug)]
+pub struct PartData {
+    file: File,
+    proof: Proof,
+    /// Per span: whether it was verified on its way in or by [`PartFile::recover`]. Only grows.
+    had: Box<[AtomicBool]>,
+    /// Whether the file may still be written or read as this part: not once it has its final name,
+    /// under which anybody may change it, and not once nobody holds its lock.
+    is_open: AtomicBool,
+}
+
+impl PartData {
+    /// The file: of a span that is had it holds what was verified.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// What proves the content.
+    pub fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
+    /// Whether it is still a part file.
+    pub fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Acquire)
+    }
+
+    /// Whether a span is there.
+    pub fn has(&self, span: SpanIndex) -> bool {
+        self.had.get(span.get()).is_some_and(|had| had.load(Ordering::Acquire))
+    }
+
+    /// The spans that are there.
+    pub fn had(&self) -> SpanSet {
+        let geometry = self.proof.geometry();
+        let mut had = SpanSet::empty(geometry);
+        geometry.all_spans().filter(|span| self.has(*span)).for_each(|span| {
+            had.insert(span);
+        });
+        had
+    }
+}
+
 /// A part file, open and locked. Dropping it leaves the file for a later resume.
 ///
 /// Its methods take `&self`: several blocking threads store spans at the same time.
 #[derive(Debug)]
 pub struct PartFile {
-    file: File,
+    data: Arc<PartData>,
     /// The folder in which the part and the target stand.
     dir: OwnedFd,
     part_name: String,
     part_path: PathBuf,
     target_leaf: String,
     target_path: PathBuf,
-    proof: Proof,
-    /// Per span: whether it was verified on its way in or by [`PartFile::recover`]. Only grows.
-    had: Box<[AtomicBool]>,
+}
+
+impl Drop for PartFile {
+    fn drop(&mut self) {
+        self.data.is_open.store(false, Ordering::Release);
+    }
 }
 
 impl PartFile {
@@ -135,13 +183,12 @@ impl PartFile {
             return Err(disk(error));
         }
         let had = proof.geometry().all_spans().map(|_| AtomicBool::new(false)).collect();
+        let data = PartData { file, proof: proof.clone(), had, is_open: AtomicBool::new(true) };
         Ok(PartFile {
-            file,
+            data: Arc::new(data),
             dir,
             part_name,
             target_leaf: target.last().to_owned(),
-            proof: proof.clone(),
-            had,
             part_path,
             target_path,
         })
@@ -149,7 +196,12 @@ impl PartFile {
 
     /// What proves the content.
     pub fn proof(&self) -> &Proof {
-        &self.proof
+        &self.data.proof
+    }
+
+    /// The data, for those who serve from it.
+    pub fn share(&self) -> Arc<PartData> {
+        Arc::clone(&self.data)
     }
 
     /// Where the part file is: for messages.
@@ -167,13 +219,13 @@ impl PartFile {
     /// # Errors
     /// Reading failed.
     pub fn recover(&self) -> io::Result<SpanSet> {
-        let geometry = self.proof.geometry();
+        let geometry = self.data.proof.geometry();
         let spans = self.spans_with_data()?;
-        let hashes = hash_spans(&self.file, geometry, &spans, &AtomicBool::new(false))?;
+        let hashes = hash_spans(&self.data.file, geometry, &spans, &AtomicBool::new(false))?;
         let mut have = SpanSet::empty(geometry);
         for (span, hash) in spans.into_iter().zip(hashes) {
-            if self.proof.expects(span, hash) {
-                self.had[span.get()].store(true, Ordering::Release);
+            if self.data.proof.expects(span, hash) {
+                self.data.had[span.get()].store(true, Ordering::Release);
                 have.insert(span);
             }
         }
@@ -183,7 +235,7 @@ impl PartFile {
     /// The spans that do not lie wholly in a hole. A hole in place of zeros that were written
     /// (some file systems store zeros so) costs a second fetch, no more.
     fn spans_with_data(&self) -> io::Result<Vec<SpanIndex>> {
-        let geometry = self.proof.geometry();
+        let geometry = self.data.proof.geometry();
         let mut spans = Vec::new();
         // The stretch of data at or behind the place looked at: from `data` to `hole`.
         let (mut data, mut hole) = (0, 0);
@@ -202,8 +254,8 @@ impl PartFile {
 
     /// Where the next data at or behind `offset` begins and ends.
     fn next_data(&self, offset: u64) -> io::Result<(u64, u64)> {
-        match seek(&self.file, SeekFrom::Data(offset)) {
-            Ok(data) => Ok((data, seek(&self.file, SeekFrom::Hole(data))?)),
+        match seek(&self.data.file, SeekFrom::Data(offset)) {
+            Ok(data) => Ok((data, seek(&self.data.file, SeekFrom::Hole(data))?)),
             Err(Errno::NXIO) => Ok((u64::MAX, u64::MAX)),
             // The file system knows no holes: all is data.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok((offset, u64::MAX)),
@@ -217,11 +269,11 @@ impl PartFile {
     /// # Errors
     /// Writing failed: the disk is full, gone, broken. The span is not had.
     pub fn store(&self, span: SpanIndex, data: &[u8]) -> io::Result<bool> {
-        if !self.proof.verify(span, data) {
+        if !self.data.proof.verify(span, data) {
             return Ok(false);
         }
-        self.file.write_all_at(data, self.proof.geometry().offset(span))?;
-        self.had[span.get()].store(true, Ordering::Release);
+        self.data.file.write_all_at(data, self.data.proof.geometry().offset(span))?;
+        self.data.had[span.get()].store(true, Ordering::Release);
         Ok(true)
     }
 
@@ -230,13 +282,13 @@ impl PartFile {
     /// # Errors
     /// Reading failed.
     pub fn read_span(&self, span: SpanIndex, data: &mut Vec<u8>) -> io::Result<bool> {
-        if !self.had.get(span.get()).is_some_and(|had| had.load(Ordering::Acquire)) {
+        if !self.data.has(span) {
             return Ok(false);
         }
-        let geometry = self.proof.geometry();
+        let geometry = self.data.proof.geometry();
         data.resize(geometry.len_bytes(span), 0);
-        self.file.read_exact_at(data, geometry.offset(span))?;
-        Ok(self.proof.verify(span, data))
+        self.data.file.read_exact_at(data, geometry.offset(span))?;
+        Ok(self.data.proof.verify(span, data))
     }
 
     /// Gives the file its final name. Takes the part file itself, so nobody can write into a
@@ -246,13 +298,14 @@ impl PartFile {
     /// [`PartError::Incomplete`], [`PartError::TargetExists`], what the disk says. The part file
     /// is left as it is.
     pub fn finish(self, overwrite: bool) -> Result<Stamp, PartError> {
-        if !self.had.iter().all(|had| had.load(Ordering::Acquire)) {
-            return Err(PartError::Incomplete(self.part_path));
+        if !self.data.had.iter().all(|had| had.load(Ordering::Acquire)) {
+            return Err(PartError::Incomplete(self.part_path.clone()));
         }
+        self.data.is_open.store(false, Ordering::Release);
         self.prepare().map_err(|source| PartError::Disk { path: self.part_path.clone(), source })?;
         let disk = |source| PartError::Disk { path: self.target_path.clone(), source };
         match publish(&self.dir, &self.part_name, &self.target_leaf, overwrite) {
-            Ok(()) => Stamp::of(&self.file).map_err(disk),
+            Ok(()) => Stamp::of(&self.data.file).map_err(disk),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.settle_for_existing(),
             Err(error) => Err(disk(error)),
         }
@@ -261,11 +314,11 @@ impl PartFile {
     /// Makes the file ready for its final name.
     fn prepare(&self) -> io::Result<()> {
         // The part may have been made longer behind our back.
-        if self.file.metadata()?.len() != self.proof.geometry().size() {
-            self.file.set_len(self.proof.geometry().size())?;
+        if self.data.file.metadata()?.len() != self.data.proof.geometry().size() {
+            self.data.file.set_len(self.data.proof.geometry().size())?;
         }
-        let rights = self.file.set_permissions(Permissions::from_mode(FINISHED_MODE & !umask()));
-        let age = self.file.set_modified(SystemTime::now() - FINISHED_AGE);
+        let rights = self.data.file.set_permissions(Permissions::from_mode(FINISHED_MODE & !umask()));
+        let age = self.data.file.set_modified(SystemTime::now() - FINISHED_AGE);
         if let Err(error) = rights.and(age) {
             // FAT and the like keep neither; the content is no less right.
             log::debug!("{}: rights or time cannot be set: {error}", self.part_path.display());
@@ -278,26 +331,29 @@ impl PartFile {
     /// the final name on zeros. The folder is not synced: a rename that is lost leaves the part
     /// file, from which the next download resumes.
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data().inspect_err(|_| {
+        self.data.file.sync_data().inspect_err(|_| {
             // After a failed sync the kernel takes its pages for clean, and a second try would
             // succeed without the data being on disk. Dropping them makes the next reader, our own
             // recover above all, see what the disk really has.
-            let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
+            let _ = fadvise(&self.data.file, 0, None, Advice::DontNeed);
         })
     }
 
     fn settle_for_existing(self) -> Result<Stamp, PartError> {
-        let PartFile { proof, target_leaf, target_path, .. } = &self;
+        let PartFile { data, target_leaf, target_path, .. } = &self;
+        let proof = &data.proof;
         let disk = |source| PartError::Disk { path: target_path.clone(), source };
         let folder = Folder::at(self.dir.try_clone().map_err(disk)?, target_path);
         // The last part of a name that was accepted is a name itself.
-        let Ok(leaf) = target_leaf.parse() else { return Err(PartError::TargetExists(self.target_path)) };
+        let Ok(leaf) = target_leaf.parse() else {
+            return Err(PartError::TargetExists(self.target_path.clone()));
+        };
         match existing(&folder, &leaf, proof.id(), proof.geometry().size()).map_err(disk)? {
             Existing::Same(stamp) => {
                 self.discard()?;
                 Ok(stamp)
             }
-            Existing::Other | Existing::Nothing => Err(PartError::TargetExists(self.target_path)),
+            Existing::Other | Existing::Nothing => Err(PartError::TargetExists(self.target_path.clone())),
         }
     }
 
@@ -307,7 +363,7 @@ impl PartFile {
     /// What the disk says.
     pub fn discard(self) -> Result<(), PartError> {
         unlinkat(&self.dir, &self.part_name, AtFlags::empty())
-            .map_err(|error| PartError::Disk { path: self.part_path, source: error.into() })
+            .map_err(|error| PartError::Disk { path: self.part_path.clone(), source: error.into() })
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::task::spawn_blocking;
 
 use crate::base::{FileId, FileName, SpanIndex, SpanSet};
 use crate::content::folder::{Folder, Stamp};
-use crate::content::part::{Existing, PartError, PartFile, existing};
+use crate::content::part::{Existing, PartData, PartError, PartFile, existing};
 use crate::content::tree::{Proof, hash_file};
 use crate::peer::events::JobError;
 use crate::plan::FileIndex;
@@ -172,9 +172,9 @@ impl Handler<Prepare> for Assembler {
     }
 }
 
-/// Begin to put a file together; answered with the spans that are there already.
+/// Begin to put a file together.
 #[derive(Message)]
-#[rtype(result = "Result<SpanSet, JobError>")]
+#[rtype(result = "Result<Begun, JobError>")]
 pub struct Begin {
     /// Its number in the job.
     pub file: FileIndex,
@@ -184,11 +184,19 @@ pub struct Begin {
     pub output: Output,
 }
 
+/// A file is being put together.
+pub struct Begun {
+    /// The spans that are there already.
+    pub had: SpanSet,
+    /// Its data, if others can be served from it while it grows.
+    pub part: Option<Arc<PartData>>,
+}
+
 impl Handler<Begin> for Assembler {
-    type Result = ResponseActFuture<Self, Result<SpanSet, JobError>>;
+    type Result = ResponseActFuture<Self, Result<Begun, JobError>>;
 
     fn handle(&mut self, Begin { file, proof, output }: Begin, _: &mut Self::Context) -> Self::Result {
-        let nothing = SpanSet::empty(proof.geometry());
+        let nothing = Begun { had: SpanSet::empty(proof.geometry()), part: None };
         let place = match output {
             Output::Stream(writer) => {
                 let ordered = Ordered {
@@ -216,9 +224,10 @@ impl Handler<Begin> for Assembler {
         });
         Box::pin(begun.into_actor(self).map(move |begun, assembler, _| {
             let (part, had) = begun?;
+            let begun = Begun { had, part: Some(part.share()) };
             let part = Part { file: part, overwrite, storing: 0, finishing: None };
             assembler.files.insert(file, Assembly::Part(part));
-            Ok(had)
+            Ok(begun)
         }))
     }
 }

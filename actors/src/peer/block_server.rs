@@ -4,21 +4,24 @@ use std::net::{SocketAddr, TcpStream as StdTcpStream};
 
 use actix::prelude::*;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::base::PeerId;
 use crate::base::limits::MAX_UPLOAD_CONNECTIONS;
 use crate::net::listener::accept_until;
-use crate::peer::library::{OpenFile, Suspect};
+use crate::peer::library::Suspect;
+use crate::peer::shelf::Open;
 use crate::peer::threads::Turns;
 use crate::peer::upload::{self, Upload};
 
 /// Serves blocks to getters, one task per connection.
 pub struct BlockServer {
     us: PeerId,
-    open: Recipient<OpenFile>,
+    open: Recipient<Open>,
     suspect: Recipient<Suspect>,
+    growth: watch::Receiver<u64>,
     threads: Turns,
     uploads: usize,
     stop: CancellationToken,
@@ -30,13 +33,22 @@ impl BlockServer {
     pub fn start(
         us: PeerId,
         listener: TcpListener,
-        open: Recipient<OpenFile>,
+        open: Recipient<Open>,
         suspect: Recipient<Suspect>,
+        growth: watch::Receiver<u64>,
         threads: Turns,
     ) -> Addr<BlockServer> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let server =
-            BlockServer { us, open, suspect, threads, uploads: 0, stop: stop.clone(), tasks: tasks.clone() };
+        let server = BlockServer {
+            us,
+            open,
+            suspect,
+            growth,
+            threads,
+            uploads: 0,
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+        };
         let server = server.start();
         let us = server.downgrade();
         let accepting = accept_until(listener, stop, move |stream, from| {
@@ -86,6 +98,7 @@ impl Handler<Accepted> for BlockServer {
             from,
             open: self.open.clone(),
             suspect: self.suspect.clone(),
+            growth: self.growth.clone(),
             is_granted,
         };
         let (server, stop) = (ctx.address().downgrade(), self.stop.clone());

@@ -17,12 +17,13 @@ use crate::base::{FileId, FileName, Geometry, PeerId, Question, SpanIndex, SpanS
 use crate::content::folder::{Folder, Stamp};
 use crate::content::tree::{Proof, SpanHash};
 use crate::peer::assembler::{
-    Assembler, Begin, Copy, Finish, Forget, Handoff, Outcome, Output, Place, Prepare, Prepared,
+    Assembler, Begin, Begun, Copy, Finish, Forget, Handoff, Outcome, Output, Place, Prepare, Prepared,
     StopAssembling, StreamAdvanced,
 };
 use crate::peer::events::{FileDone, JobError, JobEvent, Progress, SourceState};
 use crate::peer::job_file::{JobFile, Stage, Target};
-use crate::peer::library::AddFile;
+use crate::peer::library::{AddFile, SharedFile};
+use crate::peer::shelf::Lend;
 use crate::peer::source_connection::{Order, SourceConfig, SourceConnection, SourceFact, SourceReport};
 use crate::peer::threads::Turns;
 use crate::peer::tracker_link::{TrackerFailure, WhoHas};
@@ -79,6 +80,8 @@ pub struct DownloaderConfig {
     pub tracker: Recipient<WhoHas>,
     /// Who hears of finished files before anybody else, if we share them.
     pub library: Option<Recipient<AddFile>>,
+    /// Who serves files while they are downloaded.
+    pub shelf: Recipient<Lend>,
     /// Who hears what happens.
     pub events: Recipient<JobEvent>,
     /// Where connections run.
@@ -106,6 +109,7 @@ pub struct Downloader {
     patience: Backoff,
     tracker: Recipient<WhoHas>,
     library: Option<Recipient<AddFile>>,
+    shelf: Recipient<Lend>,
     events: Recipient<JobEvent>,
     threads: Turns,
     rng: fastrand::Rng,
@@ -147,6 +151,7 @@ impl Downloader {
             patience: Backoff::new(PATIENCE_FIRST, PATIENCE_LONGEST),
             tracker: config.tracker,
             library: config.library,
+            shelf: config.shelf,
             events: config.events,
             threads: config.threads,
             rng: fastrand::Rng::with_seed(config.seed),
@@ -419,12 +424,12 @@ impl Downloader {
         };
         let begin = Begin { file: index, proof, output };
         self.ask(begin, ctx, move |job, begun, ctx| match begun {
-            Ok(had) => job.begun(index, had, ctx),
+            Ok(begun) => job.begun(index, begun, ctx),
             Err(error) => job.fail(index, error, ctx),
         });
     }
 
-    fn begun(&mut self, index: FileIndex, had: SpanSet, ctx: &mut Context<Self>) {
+    fn begun(&mut self, index: FileIndex, Begun { had, part }: Begun, ctx: &mut Context<Self>) {
         let file = &mut self.files[index.0 as usize];
         let Some(proof) = file.proof.clone().filter(|_| file.stage == Stage::Fetching) else { return };
         let geometry = *proof.geometry();
@@ -438,6 +443,12 @@ impl Downloader {
         }
         if is_complete {
             return self.finish(index, ctx);
+        }
+        if let (Some(part), Target::Place(place)) = (part, &self.files[index.0 as usize].target) {
+            // A shared file is told under the name that it will have in the folder.
+            let file = &self.files[index.0 as usize];
+            let name = if self.library.is_some() { place.name.clone() } else { file.name.clone() };
+            self.shelf.do_send(Lend::Part { name, part });
         }
         self.engage(index, ctx);
         self.check_hope(index, ctx);
@@ -545,6 +556,9 @@ impl Downloader {
             self.holders.delivered(&source.peer);
             file.used(&source.peer, geometry.len_bytes(span) as u64, now);
         }
+        if stamp.is_none() {
+            self.shelf.do_send(Lend::Grown);
+        }
         if span == geometry.last_span() && !file.is_size_proved {
             file.is_size_proved = true;
             self.end_who_disagrees(index);
@@ -588,6 +602,14 @@ impl Downloader {
             (&self.library, stamp, &file.target, &file.proof)
         {
             library.do_send(AddFile { name: place.name.clone(), proof: proof.clone(), stamp });
+        }
+        if let (Some(stamp), Target::Place(place), Some(proof)) = (stamp, &file.target, &file.proof)
+            && file.is_large()
+        {
+            let opened = place.folder.open_file(&place.name);
+            let opened = opened.map(|(file, now)| (file, now == stamp));
+            self.shelf
+                .do_send(Lend::Finished { id: file.id, file: lendable(opened, proof, stamp, &place.name) });
         }
         self.events.do_send(JobEvent::Done(FileDone {
             name: file.name.clone(),
@@ -640,6 +662,7 @@ impl Downloader {
             return;
         }
         self.over(index);
+        self.shelf.do_send(Lend::Ended { id: self.files[index.0 as usize].id });
         let file = self.file(index);
         file.has_failed = true;
         let first = match &file.target {
@@ -914,6 +937,19 @@ fn name_of(what: &What, candidate: &Candidate) -> FileName {
     asked
         .or_else(known)
         .unwrap_or_else(|| candidate.id.to_string().parse().expect("64 hex digits are a name"))
+}
+
+/// A finished file, open to be served, if it is still what was finished.
+fn lendable(
+    opened: std::io::Result<(std::fs::File, bool)>,
+    proof: &Proof,
+    stamp: Stamp,
+    name: &FileName,
+) -> std::io::Result<SharedFile> {
+    match opened? {
+        (file, true) => Ok(SharedFile { file, proof: proof.clone(), stamp, name: name.clone() }),
+        (_, false) => Err(std::io::Error::other("it was changed at once")),
+    }
 }
 
 /// Up to which span an ordered output may be fetched while `next` is to be written.

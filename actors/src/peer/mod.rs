@@ -9,6 +9,7 @@ pub mod events;
 mod job_file;
 pub mod library;
 mod role;
+pub mod shelf;
 pub mod source_connection;
 mod source_task;
 pub mod threads;

@@ -1,7 +1,7 @@
 //! Starting and ending a peer and a fetch, in order.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,7 +19,8 @@ use crate::peer::events::JobEvent;
 use crate::peer::library::{
     self, AwaitReady, FirstScan, FolderError, Library, LibraryConfig, ListChanged, Subscribe,
 };
-use crate::peer::threads::DataThreads;
+use crate::peer::shelf::{CloseShelf, Shelf, WatchGrowth};
+use crate::peer::threads::{DataThreads, Turns};
 use crate::peer::tracker_link::{
     AwaitRegistration, Leave, LinkConfig, Registration, TrackerFailure, TrackerLink, TrackerNews, WhoHas,
 };
@@ -95,6 +96,7 @@ pub struct Peer {
     files: Arc<Folder>,
     library: Addr<Library>,
     link: Addr<TrackerLink>,
+    shelf: Addr<Shelf>,
     server: Addr<BlockServer>,
     threads: DataThreads,
 }
@@ -120,7 +122,8 @@ impl Peer {
         let registration = Registration {
             instance: fastrand::u64(..),
             port: address.port(),
-            rescan: library.clone().recipient(),
+            rescan: Some(library.clone().recipient()),
+            is_lazy: false,
         };
         let link = TrackerLink::start(LinkConfig {
             tracker: config.tracker,
@@ -128,11 +131,12 @@ impl Peer {
             registration: Some(registration),
             news,
         });
-        let open = library.clone().recipient();
-        let suspect = library.clone().recipient();
-        let server = BlockServer::start(config.id.clone(), listener, open, suspect, threads.turns());
+        let from_library = (library.clone().recipient(), library.clone().recipient());
+        let shelf = Shelf::start(Some(from_library), link.clone().recipient());
+        let server = serve(&config.id, listener, &shelf, threads.turns()).await;
         let first_scan = FirstScan::default();
-        let mut peer = Peer { id: config.id, address, first_scan, files, library, link, server, threads };
+        let mut peer =
+            Peer { id: config.id, address, first_scan, files, library, link, shelf, server, threads };
         match peer.get_ready().await {
             Ok(()) => Ok(peer),
             Err(error) => {
@@ -193,6 +197,7 @@ impl Peer {
             is_patient: true,
             tracker: self.link.clone().recipient::<WhoHas>(),
             library: Some(self.library.clone().recipient()),
+            shelf: self.shelf.clone().recipient(),
             events,
             threads: self.threads.turns(),
             seed: fastrand::u64(..),
@@ -204,9 +209,17 @@ impl Peer {
     pub async fn stop(self) {
         step("the block server", self.server.send(StopServing)).await;
         step("the link to the tracker", self.link.send(Leave)).await;
+        step("the shelf", self.shelf.send(CloseShelf)).await;
         step("the library", self.library.send(library::Stop)).await;
         self.threads.stop().await;
     }
+}
+
+/// Starts a block server that serves what is on the shelf.
+async fn serve(us: &PeerId, listener: TcpListener, shelf: &Addr<Shelf>, threads: Turns) -> Addr<BlockServer> {
+    let growth = shelf.send(WatchGrowth).await.expect("the shelf was just started");
+    let (open, suspect) = (shelf.clone().recipient(), shelf.clone().recipient());
+    BlockServer::start(us.clone(), listener, open, suspect, growth, threads)
 }
 
 /// Waits for one step of a shutdown, but not for ever.
@@ -245,10 +258,12 @@ pub struct FetchConfig {
     pub overwrite: bool,
 }
 
-/// A job of its own, without a shared folder.
+/// A job of its own, without a shared folder. While it runs, it serves what it has already.
 pub struct Fetch {
     job: Job,
     link: Addr<TrackerLink>,
+    shelf: Addr<Shelf>,
+    server: Addr<BlockServer>,
     threads: DataThreads,
 }
 
@@ -256,15 +271,27 @@ impl Fetch {
     /// Starts to fetch. Has to be called in an actix system.
     ///
     /// # Errors
-    /// The system has no more threads.
-    pub fn start(config: FetchConfig, events: Recipient<JobEvent>) -> Result<Fetch, PeerError> {
+    /// The system has no more threads, or no port to serve from.
+    pub async fn start(config: FetchConfig, events: Recipient<JobEvent>) -> Result<Fetch, PeerError> {
+        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let listen = |source| PeerError::Listen { address: any, source };
+        let listener = TcpListener::bind(any).await.map_err(listen)?;
+        let port = listener.local_addr().map_err(listen)?.port();
         let threads = DataThreads::start().map_err(PeerError::Threads)?;
         let link = TrackerLink::start(LinkConfig {
             tracker: config.tracker,
             us: config.us.clone(),
-            registration: None,
+            // A job that has nothing to share yet, or never will, is no peer.
+            registration: Some(Registration {
+                instance: fastrand::u64(..),
+                port,
+                rescan: None,
+                is_lazy: true,
+            }),
             news: None,
         });
+        let shelf = Shelf::start(None, link.clone().recipient());
+        let server = serve(&config.us, listener, &shelf, threads.turns()).await;
         let job = Job(Downloader::start(DownloaderConfig {
             us: config.us,
             wants: config.wants,
@@ -272,11 +299,12 @@ impl Fetch {
             is_patient: false,
             tracker: link.clone().recipient(),
             library: None,
+            shelf: shelf.clone().recipient(),
             events,
             threads: threads.turns(),
             seed: fastrand::u64(..),
         }));
-        Ok(Fetch { job, link, threads })
+        Ok(Fetch { job, link, shelf, server, threads })
     }
 
     /// The job.
@@ -288,6 +316,8 @@ impl Fetch {
     pub async fn finish(self) {
         self.job.wait().await;
         step("the link to the tracker", self.link.send(Leave)).await;
+        step("the block server", self.server.send(StopServing)).await;
+        step("the shelf", self.shelf.send(CloseShelf)).await;
         self.threads.stop().await;
     }
 }

@@ -52,8 +52,10 @@ pub struct Registration {
     pub instance: u64,
     /// Port of the block server.
     pub port: u16,
-    /// Looks at the folder before a confirmation.
-    pub rescan: Recipient<Rescan>,
+    /// Looks at the folder before a confirmation, if we share one.
+    pub rescan: Option<Recipient<Rescan>>,
+    /// Whether to register only once there is something in the list.
+    pub is_lazy: bool,
 }
 
 /// The connection to a tracker came or went.
@@ -122,9 +124,9 @@ pub struct TrackerLink {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Down,
-    /// HELLO is done; REGISTER is to be sent, if we register.
+    /// HELLO is done; REGISTER is to be sent, unless we only ask or have nothing to tell.
     Greeted,
-    /// REGISTER was sent, or we only ask.
+    /// REGISTER was sent.
     Speaking,
     Registered,
 }
@@ -179,9 +181,11 @@ impl TrackerLink {
             frames.push(ToTracker::Disconnect);
             return frames;
         }
-        if self.stage == Stage::Greeted {
-            if let Some(registration) = &self.config.registration {
-                self.list.forget();
+        if self.stage == Stage::Greeted
+            && let Some(registration) = &self.config.registration
+        {
+            self.list.forget();
+            if !registration.is_lazy || !self.list.is_told() {
                 let (instance, port) = (registration.instance, registration.port);
                 let files = match self.list.tell() {
                     Some(Telling::Add(files)) => files,
@@ -189,10 +193,10 @@ impl TrackerLink {
                 };
                 frames.push(ToTracker::Register { instance, port, files });
                 self.expected.push_back(Expected::Registered);
+                self.stage = Stage::Speaking;
             }
-            self.stage = Stage::Speaking;
         }
-        if self.config.registration.is_some() {
+        if matches!(self.stage, Stage::Speaking | Stage::Registered) {
             for _ in 0..TELLINGS_AT_ONCE {
                 match self.list.tell() {
                     Some(Telling::Add(files)) => frames.push(ToTracker::NewFile { files }),
@@ -272,13 +276,16 @@ impl TrackerLink {
     /// Has the folder looked at; the changes are sent to us before the answer, so they are told
     /// before CONFIRMED.
     fn look_at_folder(&mut self, ctx: &mut Context<Self>) {
-        let Some(registration) = &self.config.registration else { return };
-        let looked = registration.rescan.send(Rescan);
+        let rescan = self.config.registration.as_ref().and_then(|registration| registration.rescan.as_ref());
+        let looked = rescan.map(|rescan| rescan.send(Rescan));
         let us = ctx.address();
         ctx.spawn(
             async move {
-                // A library that is gone has nothing to add; a message to ourselves keeps the order.
-                let _ = looked.await;
+                if let Some(looked) = looked {
+                    // A library that is gone has nothing to add.
+                    let _ = looked.await;
+                }
+                // A message to ourselves, behind the changes that the look has sent us.
                 us.do_send(FolderSeen);
             }
             .into_actor(self),

@@ -1,4 +1,6 @@
 //! One upload connection: reads a request, answers it, reads the next. TCP paces it, so nothing queues.
+//!
+//! Between two requests it tells which spans of partial files have come meanwhile.
 
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
 use std::sync::Arc;
@@ -6,16 +8,19 @@ use std::sync::Arc;
 use actix::Recipient;
 use bytes::Bytes;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::base::limits::{
     BUSY_RETRY, IDLE_TIMEOUT, MANIFEST_FRAME_SPANS, MAX_OPEN_FILES_PER_UPLOAD, MAX_REQUEST_SPANS,
 };
-use crate::base::{BlockRun, FileId, PeerId};
+use crate::base::{BlockRun, FileId, PeerId, SpanSet};
+use crate::content::part::PartData;
 use crate::net::blocks::{BlocksSink, FrameReader, send_messages};
 use crate::net::greeting;
 use crate::net::link::LinkError;
-use crate::peer::library::{OpenFile, SharedFile, Suspect};
+use crate::peer::library::Suspect;
+use crate::peer::shelf::{Open, Served, spans_bytes};
 use crate::wire::frame::{FrameHeader, FrameLimits};
 use crate::wire::peer::{FromHolder, ToHolder};
 use crate::wire::{Hello, Refusal};
@@ -24,8 +29,10 @@ use crate::wire::{Hello, Refusal};
 pub(super) struct Upload {
     pub us: PeerId,
     pub from: SocketAddr,
-    pub open: Recipient<OpenFile>,
+    pub open: Recipient<Open>,
     pub suspect: Recipient<Suspect>,
+    /// Changes whenever a partial file has got a span.
+    pub growth: watch::Receiver<u64>,
     /// Whether there is room for it; else it is told to come back.
     pub is_granted: bool,
 }
@@ -49,6 +56,7 @@ async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
         getter: getter.peer,
         upload,
         opened: Vec::new(),
+        told: Vec::new(),
         scratch: Vec::new(),
     };
     if !connection.upload.is_granted {
@@ -57,8 +65,10 @@ async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
     }
     log::debug!("{} fetches from {}", connection.getter, connection.upload.from);
     loop {
-        let request = connection.request().await?;
-        connection.handle(request).await?;
+        if let Some(request) = connection.request().await? {
+            connection.handle(request).await?;
+        }
+        connection.tell_growth().await?;
     }
 }
 
@@ -67,17 +77,47 @@ struct Connection {
     getter: PeerId,
     upload: Upload,
     /// Files in use, the latest last: opened once, not per request.
-    opened: Vec<(FileId, Arc<SharedFile>)>,
+    opened: Vec<(FileId, Served)>,
+    /// Partial files that the getter opened, and the spans of them that it was told of.
+    told: Vec<(FileId, Arc<PartData>, SpanSet)>,
     scratch: Vec<u8>,
 }
 
 impl Connection {
-    async fn request(&mut self) -> Result<ToHolder, LinkError> {
-        let header = timeout(IDLE_TIMEOUT, self.reader.header(FrameLimits::CONTROL)).await;
-        match header.map_err(|_| LinkError::NoAnswer(IDLE_TIMEOUT))?? {
-            FrameHeader::Control { len } => self.reader.message(len).await,
+    /// The next request; `None` if there is something to tell first.
+    async fn request(&mut self) -> Result<Option<ToHolder>, LinkError> {
+        let header = tokio::select! {
+            header = timeout(IDLE_TIMEOUT, self.reader.header(FrameLimits::CONTROL)) => {
+                header.map_err(|_| LinkError::Idle(IDLE_TIMEOUT))??
+            }
+            Ok(()) = self.upload.growth.changed(), if !self.told.is_empty() => return Ok(None),
+        };
+        match header {
+            FrameHeader::Control { len } => Ok(Some(self.reader.message(len).await?)),
             FrameHeader::Blocks { .. } => Err(LinkError::Unexpected("BLOCKS")),
         }
+    }
+
+    /// Says HAVE for the spans that have come since the getter was last told.
+    async fn tell_growth(&mut self) -> Result<(), LinkError> {
+        if self.told.is_empty() {
+            return Ok(());
+        }
+        self.upload.growth.borrow_and_update();
+        let mut news = Vec::new();
+        for (id, part, told) in &mut self.told {
+            let geometry = part.proof().geometry();
+            let new: Vec<u32> = geometry
+                .all_spans()
+                .filter(|span| part.has(*span) && told.insert(*span))
+                .map(|span| span.number())
+                .collect();
+            if !new.is_empty() {
+                news.push(FromHolder::Have { id: *id, spans: new });
+            }
+        }
+        self.told.retain(|(.., told)| !told.is_full());
+        if news.is_empty() { Ok(()) } else { self.answer(&news).await }
     }
 
     async fn answer(&mut self, answers: &[FromHolder]) -> Result<(), LinkError> {
@@ -102,9 +142,15 @@ impl Connection {
         let Some(file) = self.file(id).await else {
             return self.answer(&[FromHolder::Missing { id }]).await;
         };
-        let manifest = if wants_manifest { file.proof.manifest() } else { &[] };
-        let size = file.proof.geometry().size();
-        let mut answers = vec![FromHolder::Opened { id, size, spans: None, manifest: !manifest.is_empty() }];
+        let manifest = if wants_manifest { file.proof().manifest() } else { &[] };
+        let size = file.proof().geometry().size();
+        let spans = file.spans();
+        let mut answers =
+            vec![FromHolder::Opened { id, size, spans: spans_bytes(&spans), manifest: !manifest.is_empty() }];
+        if let (Served::Part(part), Some(spans)) = (&file, spans) {
+            self.told.retain(|(told, ..)| *told != id);
+            self.told.push((id, Arc::clone(part), spans));
+        }
         answers.extend(manifest.chunks(MANIFEST_FRAME_SPANS).map(|part| {
             let values = part.iter().flat_map(|value| *value.as_bytes()).collect::<Bytes>();
             FromHolder::Manifest { id, values }
@@ -117,39 +163,57 @@ impl Connection {
             return self.answer(&[FromHolder::Missing { id }]).await;
         };
         // A run that does not fit the file comes from a getter that was told another size.
-        let Some(spans) = file.proof.geometry().spans_of_run(run) else {
+        let Some(spans) = file.proof().geometry().spans_of_run(run) else {
             return self.answer(&[FromHolder::Missing { id }]).await;
         };
         if spans.len() > MAX_REQUEST_SPANS {
             return self.refuse("a GET of more spans than one request may state").await;
         }
-        for span in spans.filter_map(|number| file.proof.geometry().span(u64::from(number))) {
+        for span in spans.filter_map(|number| file.proof().geometry().span(u64::from(number))) {
             // Checked in front of every span: bytes of a changed file must not go out as the old id.
             if !file.is_unchanged() {
-                self.opened.retain(|(opened, _)| *opened != id);
-                self.upload.suspect.do_send(Suspect { id });
+                self.forget(id);
+                if let Served::Whole(_) = file {
+                    self.upload.suspect.do_send(Suspect { id });
+                }
                 return self.answer(&[FromHolder::Missing { id }]).await;
             }
-            let geometry = file.proof.geometry();
+            if !file.has(span) {
+                return self.answer(&[FromHolder::Missing { id }]).await;
+            }
+            let geometry = file.proof().geometry();
             let (first, offset, len) =
                 (geometry.first_block(span), geometry.offset(span), geometry.len_bytes(span));
-            self.reader.stream_mut().send_blocks(first, &file.file, offset, len).await?;
+            self.reader.stream_mut().send_blocks(first, file.file(), offset, len).await?;
         }
         Ok(())
     }
 
-    /// The file, if we share it (still).
-    async fn file(&mut self, id: FileId) -> Option<Arc<SharedFile>> {
+    fn forget(&mut self, id: FileId) {
+        self.opened.retain(|(opened, _)| *opened != id);
+        self.told.retain(|(told, ..)| *told != id);
+    }
+
+    /// The file, if we have any of it (still).
+    async fn file(&mut self, id: FileId) -> Option<Served> {
         if let Some(position) = self.opened.iter().position(|(opened, _)| *opened == id) {
             let entry = self.opened.remove(position);
-            self.opened.push(entry);
-        } else {
-            let file = self.upload.open.send(OpenFile { id }).await.ok()?.ok()?;
-            if self.opened.len() == MAX_OPEN_FILES_PER_UPLOAD {
-                self.opened.remove(0);
+            // A part that was finished meanwhile is opened anew, under its final name.
+            if matches!(&entry.1, Served::Part(part) if !part.is_open()) {
+                return self.open_anew(id).await;
             }
-            self.opened.push((id, file));
+            self.opened.push(entry);
+            return self.opened.last().map(|(_, file)| file.clone());
         }
-        self.opened.last().map(|(_, file)| Arc::clone(file))
+        self.open_anew(id).await
+    }
+
+    async fn open_anew(&mut self, id: FileId) -> Option<Served> {
+        let file = self.upload.open.send(Open { id }).await.ok()??;
+        if self.opened.len() == MAX_OPEN_FILES_PER_UPLOAD {
+            self.opened.remove(0);
+        }
+        self.opened.push((id, file.clone()));
+        Some(file)
     }
 }

@@ -1,0 +1,238 @@
+//! The actor that knows what this process can serve: the library's files, and those that are being
+//! downloaded, span by span as they come.
+//!
+//! A file that is being downloaded is told to the tracker at once, as partial, so that downloaders
+//! find each other while they download.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::base::{FileId, FileName, SpanIndex, SpanSet};
+use crate::content::part::PartData;
+use crate::content::tree::Proof;
+use crate::peer::library::{ListChanged, OpenFile, SharedFile, Suspect};
+use crate::wire::tracker::Listing;
+
+/// What is open to be served.
+#[derive(Clone, Debug)]
+pub enum Served {
+    /// A whole file.
+    Whole(Arc<SharedFile>),
+    /// A file that is being downloaded.
+    Part(Arc<PartData>),
+}
+
+impl Served {
+    /// Id, geometry and manifest.
+    pub fn proof(&self) -> &Proof {
+        match self {
+            Served::Whole(file) => &file.proof,
+            Served::Part(part) => part.proof(),
+        }
+    }
+
+    /// The handle to read from.
+    pub fn file(&self) -> &std::fs::File {
+        match self {
+            Served::Whole(file) => &file.file,
+            Served::Part(part) => part.file(),
+        }
+    }
+
+    /// Whether the file still is what was proved. To be asked before bytes go out.
+    pub fn is_unchanged(&self) -> bool {
+        match self {
+            Served::Whole(file) => file.is_unchanged(),
+            Served::Part(part) => part.is_open(),
+        }
+    }
+
+    /// Whether this span can be served.
+    pub fn has(&self, span: SpanIndex) -> bool {
+        match self {
+            Served::Whole(_) => true,
+            Served::Part(part) => part.has(span),
+        }
+    }
+
+    /// The spans that can be served; `None` for all.
+    pub fn spans(&self) -> Option<SpanSet> {
+        match self {
+            Served::Whole(_) => None,
+            Served::Part(part) => Some(part.had()),
+        }
+    }
+}
+
+/// [`Served::spans`] as OPENED states them.
+pub fn spans_bytes(spans: &Option<SpanSet>) -> Option<Bytes> {
+    spans.as_ref().map(|spans| spans.to_bytes().into())
+}
+
+/// The actor.
+pub struct Shelf {
+    library: Option<(Recipient<OpenFile>, Recipient<Suspect>)>,
+    parts: HashMap<FileId, (FileName, Arc<PartData>)>,
+    /// Finished files, where there is no library that serves them.
+    finished: HashMap<FileId, Arc<SharedFile>>,
+    tracker: Recipient<ListChanged>,
+    /// Counts up whenever a part has got a span.
+    growth: watch::Sender<u64>,
+}
+
+impl Shelf {
+    /// Starts the actor; `library` opens the files of the shared folder, if there is one.
+    pub fn start(
+        library: Option<(Recipient<OpenFile>, Recipient<Suspect>)>,
+        tracker: Recipient<ListChanged>,
+    ) -> Addr<Shelf> {
+        let (growth, _) = watch::channel(0);
+        Shelf { library, parts: HashMap::new(), finished: HashMap::new(), tracker, growth }.start()
+    }
+
+    fn listing(name: &FileName, proof: &Proof, complete: bool) -> Listing {
+        Listing { name: name.clone(), id: proof.id(), size: proof.geometry().size(), complete }
+    }
+}
+
+impl Actor for Shelf {
+    type Context = Context<Self>;
+}
+
+/// Open a file to serve it; `None`: we have nothing of it (any more).
+#[derive(Message)]
+#[rtype(result = "Option<Served>")]
+pub struct Open {
+    /// The content.
+    pub id: FileId,
+}
+
+impl Handler<Open> for Shelf {
+    type Result = ResponseFuture<Option<Served>>;
+
+    fn handle(&mut self, Open { id }: Open, _: &mut Self::Context) -> Self::Result {
+        let part = self.parts.get(&id).filter(|(_, part)| part.is_open());
+        let ours = match part {
+            Some((_, part)) => Some(Served::Part(Arc::clone(part))),
+            None => self.finished.get(&id).map(|file| Served::Whole(Arc::clone(file))),
+        };
+        let library = self.library.as_ref().map(|(open, _)| open.send(OpenFile { id }));
+        Box::pin(async move {
+            // The library first: what it has is whole.
+            let whole = match library {
+                Some(opened) => opened.await.ok().and_then(Result::ok).map(Served::Whole),
+                None => None,
+            };
+            whole.or(ours)
+        })
+    }
+}
+
+/// Hear when parts grow: the receiver changes whenever one has got a span.
+#[derive(Message)]
+#[rtype(result = "watch::Receiver<u64>")]
+pub struct WatchGrowth;
+
+impl Handler<WatchGrowth> for Shelf {
+    type Result = MessageResult<WatchGrowth>;
+
+    fn handle(&mut self, _: WatchGrowth, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.growth.subscribe())
+    }
+}
+
+/// A file changed while it was served.
+impl Handler<Suspect> for Shelf {
+    type Result = ();
+
+    fn handle(&mut self, suspect: Suspect, _: &mut Self::Context) {
+        self.finished.remove(&suspect.id);
+        if let Some((_, library)) = &self.library {
+            library.do_send(suspect);
+        }
+    }
+}
+
+/// What becomes of a download that others can fetch from.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub enum Lend {
+    /// It has begun; what it has is served from now on, and the tracker is told.
+    Part {
+        /// The name under which it will be shared.
+        name: FileName,
+        /// Its data.
+        part: Arc<PartData>,
+    },
+    /// Some part has got a span.
+    Grown,
+    /// It stands under its final name. The library serves it, if there is one.
+    Finished {
+        /// The content.
+        id: FileId,
+        /// The file, for a process without a library.
+        file: io::Result<SharedFile>,
+    },
+    /// It was given up.
+    Ended {
+        /// The content.
+        id: FileId,
+    },
+}
+
+impl Handler<Lend> for Shelf {
+    type Result = ();
+
+    fn handle(&mut self, lend: Lend, _: &mut Self::Context) {
+        match lend {
+            Lend::Part { name, part } => {
+                let listing = Shelf::listing(&name, part.proof(), false);
+                self.parts.insert(part.proof().id(), (name, part));
+                self.tracker.do_send(ListChanged { added: vec![listing], removed: Vec::new() });
+            }
+            Lend::Grown => self.growth.send_modify(|spans| *spans = spans.wrapping_add(1)),
+            Lend::Finished { id, file } => {
+                let Some((name, part)) = self.parts.remove(&id) else { return };
+                if self.library.is_some() {
+                    // The library lists it as complete, which replaces the partial entry.
+                    return;
+                }
+                let whole = Shelf::listing(&name, part.proof(), true);
+                match file {
+                    Ok(file) => {
+                        self.finished.insert(id, Arc::new(file));
+                        self.tracker.do_send(ListChanged { added: vec![whole], removed: Vec::new() });
+                    }
+                    Err(error) => {
+                        log::debug!("{name} is not served on: {error}");
+                        self.tracker.do_send(ListChanged { added: Vec::new(), removed: vec![whole] });
+                    }
+                }
+            }
+            Lend::Ended { id } => {
+                if let Some((name, part)) = self.parts.remove(&id) {
+                    let listing = Shelf::listing(&name, part.proof(), false);
+                    self.tracker.do_send(ListChanged { added: Vec::new(), removed: vec![listing] });
+                }
+            }
+        }
+    }
+}
+
+/// Stop.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct CloseShelf;
+
+impl Handler<CloseShelf> for Shelf {
+    type Result = ();
+
+    fn handle(&mut self, _: CloseShelf, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
