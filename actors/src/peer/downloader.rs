@@ -143,7 +143,7 @@ impl Downloader {
     pub fn start(config: DownloaderConfig) -> Addr<Downloader> {
         let wants: Vec<_> = config.wants.into_iter().map(|want| Some((want.what, want.to))).collect();
         Downloader {
-            us: config.us,
+            us: config.us.clone(),
             unresolved: wants.len(),
             wants,
             overwrite: config.overwrite,
@@ -158,7 +158,7 @@ impl Downloader {
             assembler: None,
             facts: None,
             started: Instant::now(),
-            plan: JobPlan::new(config.seed),
+            plan: JobPlan::new(config.us.clone(), config.seed),
             holders: Holders::default(),
             files: Vec::new(),
             by_id: BTreeMap::new(),
@@ -437,7 +437,10 @@ impl Downloader {
         file.is_size_proved = had.contains(geometry.last_span());
         file.kept_bytes = had.len_bytes(&geometry);
         let (is_stream, is_complete) = (matches!(file.target, Target::Stream(_)), had.is_full());
-        self.plan.add_file(index, geometry, had);
+        self.plan.add_file(index, file.id, geometry, had);
+        if file.is_size_disputed() {
+            self.plan.doubt_size(index);
+        }
         if is_stream {
             self.plan.limit_file_to(index, stream_horizon(&proof, 0));
         }
@@ -730,7 +733,7 @@ impl Downloader {
 
     fn dial(&mut self, peer: PeerId, address: SocketAddr, now: Instant) {
         let (Some(assembler), Some(facts)) = (&self.assembler, self.facts.clone()) else { return };
-        let source = self.plan.add_source(now);
+        let source = self.plan.add_source(peer.clone(), now);
         log::debug!("dialling {peer} at {address}");
         let config = SourceConfig {
             source,

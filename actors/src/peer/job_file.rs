@@ -11,8 +11,9 @@ use crate::peer::events::SourceShare;
 use crate::plan::{Holders, Rate, SourceId};
 use crate::wire::tracker::Candidate;
 
-/// First wait before further holders of a file are looked for; doubled up to the longest.
-const FIRST_SEARCH_AFTER: Duration = Duration::from_secs(1);
+/// First wait before further holders of a file are looked for; doubled up to the longest. Others who
+/// began at the same moment are registered by then.
+const FIRST_SEARCH_AFTER: Duration = Duration::from_millis(250);
 /// Longest wait between two searches for further holders.
 const SEARCH_EVERY: Duration = Duration::from_secs(30);
 
@@ -159,6 +160,11 @@ impl JobFile {
     /// Whether this peer states another size than the one believed.
     pub(super) fn disagrees(&self, peer: &PeerId) -> bool {
         self.holder(peer).is_none() && self.claims.values().any(|holders| holders.contains_key(peer))
+    }
+
+    /// Whether holders state different sizes, and none is proved.
+    pub(super) fn is_size_disputed(&self) -> bool {
+        self.claims.len() > 1 && !self.is_size_proved
     }
 
     /// How many peers are said to have it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::{Geometry, SpanIndex, SpanSet};
-use crate::plan::SourceId;
+use crate::plan::{Share, SourceId};
 
 /// At most so many sources have the same span in flight.
 pub(super) const MAX_ASKERS: usize = 2;
@@ -40,14 +40,19 @@ pub struct FilePlan {
     in_flight: BTreeMap<SpanIndex, Vec<SourceId>>,
     /// How many of the sources that have a part have this span; empty until there is such a source.
     copies: Vec<u16>,
+    /// Our share of the file, and those of the sources that have a part and fetch the rest like us.
+    share: Share,
+    rivals: Vec<Share>,
+    /// Whether the last span is asked first, to prove the size.
+    is_size_doubted: bool,
     /// Spans from here on are not asked for yet: how far ahead of an ordered output the job may run.
     horizon: u32,
     in_order: bool,
 }
 
 impl FilePlan {
-    /// A plan for a file of which `had` is there already.
-    pub fn new(geometry: Geometry, had: SpanSet) -> FilePlan {
+    /// A plan for a file of which `had` is there already; `share` is ours.
+    pub fn new(geometry: Geometry, had: SpanSet, share: Share) -> FilePlan {
         let mut wanted = SpanSet::empty(&geometry);
         for span in geometry.all_spans().filter(|span| !had.contains(*span)) {
             wanted.insert(span);
@@ -59,6 +64,9 @@ impl FilePlan {
             wanted,
             in_flight: BTreeMap::new(),
             copies: Vec::new(),
+            share,
+            rivals: Vec::new(),
+            is_size_doubted: false,
             horizon,
             in_order: false,
         }
@@ -90,9 +98,19 @@ impl FilePlan {
         !self.wanted.is_empty()
     }
 
-    /// Counts the spans of a source that has a part; `sign` is 1 when it comes, -1 when it goes.
-    pub fn count_copies(&mut self, holding: &Holding, add: bool) {
+    /// Holders state different sizes: the last span, which proves the size, is asked first.
+    pub fn doubt_size(&mut self) {
+        self.is_size_doubted = true;
+    }
+
+    /// Counts the spans of a source that has a part, when it comes (`add`) and when it goes.
+    pub fn count_copies(&mut self, share: Share, holding: &Holding, add: bool) {
         let Holding::Spans(spans) = holding else { return };
+        if add {
+            self.rivals.push(share);
+        } else if let Some(position) = self.rivals.iter().position(|rival| *rival == share) {
+            self.rivals.swap_remove(position);
+        }
         self.copies.resize(self.geometry.spans(), 0);
         for span in self.geometry.all_spans().filter(|span| spans.contains(*span)) {
             let copies = &mut self.copies[span.get()];
@@ -100,42 +118,75 @@ impl FilePlan {
         }
     }
 
+    /// Counts spans that a source with a part has got.
+    pub fn add_copies(&mut self, spans: &[SpanIndex]) {
+        for span in spans {
+            if let Some(copies) = self.copies.get_mut(span.get()) {
+                *copies = copies.saturating_add(1);
+            }
+        }
+    }
+
     /// The next span to ask of a source with this holding, and the ones behind it up to `max`.
     ///
-    /// An ordered output takes the first wanted span. Else the last span comes first, for it proves
-    /// the size; then, while all sources are complete, spans in sequence from `cursor` on, which suits
-    /// disks and long runs; with partial sources the rarest span, a random one among equals.
+    /// - An ordered output takes the first wanted span.
+    /// - While all sources are complete: spans in sequence from `cursor` on, which suits disks and
+    ///   long runs.
+    /// - Of a partial source: the rarest span that it has, a random one among equals.
+    /// - Of a complete source while others fetch the same file: spans that fall to us and that
+    ///   nobody else has. When those are exhausted, one that is rare, but only if the source is
+    ///   idle for us: the others fetch what falls to them, and pass it on.
     pub fn choose(
         &self,
         holding: &Holding,
         cursor: u32,
         max: usize,
+        is_idle: bool,
         rng: &mut fastrand::Rng,
     ) -> Option<std::ops::Range<u32>> {
         let open = |span: SpanIndex| {
             span.number() < self.horizon && self.wanted.contains(span) && holding.contains(span)
         };
+        let ours = |span: SpanIndex| open(span) && self.copies[span.get()] == 0 && self.falls_to_us(span);
         let spans = self.geometry.spans() as u32;
         let last = self.geometry.last_span();
-        let first = if self.in_order {
-            self.first_open(0, &open)?
-        } else if open(last) && self.is_size_unproved() {
-            last
-        } else if self.copies.is_empty() {
-            self.first_open(cursor, &open).or_else(|| self.first_open(0, &open))?
-        } else {
-            self.rarest(rng.u32(0..spans), &open)?
-        };
-        let start = first.number();
-        let rest = (start + 1..spans.min(start.saturating_add(max as u32)))
-            .take_while(|number| self.geometry.span(u64::from(*number)).is_some_and(open))
-            .count() as u32;
-        Some(start..start + 1 + rest)
+        if self.in_order {
+            return Some(self.run_from(self.first_open(0, &open)?, max, &open));
+        }
+        if self.is_size_doubted && open(last) {
+            return Some(self.run_from(last, 1, &open));
+        }
+        if self.rivals.is_empty() {
+            let first = self.first_open(cursor, &open).or_else(|| self.first_open(0, &open))?;
+            return Some(self.run_from(first, max, &open));
+        }
+        if matches!(holding, Holding::Spans(_)) {
+            return Some(self.run_from(self.rarest(rng.u32(0..spans), &open)?, 1, &open));
+        }
+        match self.first_open(cursor, &ours).or_else(|| self.first_open(0, &ours)) {
+            Some(first) => Some(self.run_from(first, max, &ours)),
+            None if is_idle => Some(self.run_from(self.rarest(rng.u32(0..spans), &open)?, 1, &open)),
+            None => None,
+        }
     }
 
-    /// Whether the last span is still to come, and with it the proof of the size.
-    pub fn is_size_unproved(&self) -> bool {
-        !self.had.contains(self.geometry.last_span())
+    fn falls_to_us(&self, span: SpanIndex) -> bool {
+        let ours = self.share.weight(span.number());
+        self.rivals.iter().all(|rival| rival.weight(span.number()) <= ours)
+    }
+
+    fn run_from(
+        &self,
+        first: SpanIndex,
+        max: usize,
+        open: &impl Fn(SpanIndex) -> bool,
+    ) -> std::ops::Range<u32> {
+        let start = first.number();
+        let end = (self.geometry.spans() as u32).min(start.saturating_add(max as u32));
+        let rest = (start + 1..end)
+            .take_while(|number| self.geometry.span(u64::from(*number)).is_some_and(open))
+            .count() as u32;
+        start..start + 1 + rest
     }
 
     fn first_open(&self, from: u32, open: &impl Fn(SpanIndex) -> bool) -> Option<SpanIndex> {

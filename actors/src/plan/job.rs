@@ -9,9 +9,10 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::base::limits::{JOB_IN_FLIGHT_BYTES, MAX_REQUESTS_IN_FLIGHT, STALL_TIMEOUT};
-use crate::base::{Geometry, SpanIndex, SpanSet};
+use crate::base::{FileId, Geometry, PeerId, SpanIndex, SpanSet};
 use crate::plan::file::{FilePlan, Holding, MAX_ASKERS};
 use crate::plan::rate::Rate;
+use crate::plan::share::Share;
 
 /// A file of the job, numbered in the order in which they were asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,8 +46,11 @@ pub enum Settled {
 /// How much time's worth of data a source may have in flight: covers the round trip and a few late
 /// wake-ups, and is little enough that a source which slows down has not taken much with it.
 const WINDOW: Duration = Duration::from_millis(200);
-/// The window of a source that was not measured yet, and the smallest: keeps 1 Gbit/s busy over 8 ms.
-const MIN_WINDOW_BYTES: u64 = 1 << 20;
+/// The window of a source that was not measured yet: keeps 1 Gbit/s busy over 8 ms.
+const FIRST_WINDOW_BYTES: u64 = 1 << 20;
+/// The smallest window of a source that was measured: two spans of most files, so that one is on its
+/// way while the other is being written.
+const MIN_WINDOW_BYTES: u64 = 512 << 10;
 /// The largest window.
 const MAX_WINDOW_BYTES: u64 = 8 << 20;
 /// A request states at most so many bytes: a span that is late can be given away span by span, but
@@ -75,11 +79,12 @@ struct SourcePlan {
     progress: Instant,
     /// Where its sequence goes on, per file.
     cursors: HashMap<FileIndex, u32>,
+    peer: PeerId,
 }
 
 impl SourcePlan {
     fn window_bytes(&self) -> u64 {
-        let rate = self.rate.bytes_s().unwrap_or(0);
+        let Some(rate) = self.rate.bytes_s() else { return FIRST_WINDOW_BYTES };
         let bytes = u128::from(rate) * WINDOW.as_millis() / 1000;
         (bytes as u64).clamp(MIN_WINDOW_BYTES, MAX_WINDOW_BYTES)
     }
@@ -104,7 +109,9 @@ impl SourcePlan {
 /// The plan of a job.
 #[derive(Debug)]
 pub struct JobPlan {
+    us: PeerId,
     files: BTreeMap<FileIndex, FilePlan>,
+    ids: BTreeMap<FileIndex, FileId>,
     /// The files that have wanted spans, so that a job of very many is not searched each time.
     with_wanted: BTreeSet<FileIndex>,
     sources: BTreeMap<SourceId, SourcePlan>,
@@ -115,8 +122,10 @@ pub struct JobPlan {
 
 impl JobPlan {
     /// An empty plan; equal seeds make equal choices.
-    pub fn new(seed: u64) -> JobPlan {
+    pub fn new(us: PeerId, seed: u64) -> JobPlan {
         JobPlan {
+            us,
+            ids: BTreeMap::new(),
             files: BTreeMap::new(),
             with_wanted: BTreeSet::new(),
             sources: BTreeMap::new(),
@@ -127,8 +136,9 @@ impl JobPlan {
     }
 
     /// Takes up a file of which `had` is there already.
-    pub fn add_file(&mut self, file: FileIndex, geometry: Geometry, had: SpanSet) {
-        let plan = FilePlan::new(geometry, had);
+    pub fn add_file(&mut self, file: FileIndex, id: FileId, geometry: Geometry, had: SpanSet) {
+        let plan = FilePlan::new(geometry, had, Share::of(&self.us, &id));
+        self.ids.insert(file, id);
         if plan.has_wanted() {
             self.with_wanted.insert(file);
         }
@@ -138,6 +148,7 @@ impl JobPlan {
     /// Forgets a file; what is in flight of it is settled as wasted when it arrives.
     pub fn remove_file(&mut self, file: FileIndex) {
         self.files.remove(&file);
+        self.ids.remove(&file);
         self.with_wanted.remove(&file);
         for source in self.sources.values_mut() {
             source.holdings.remove(&file);
@@ -155,6 +166,13 @@ impl JobPlan {
         self.files.values().map(|plan| plan.geometry().size() - plan.had().len_bytes(plan.geometry())).sum()
     }
 
+    /// Holders state different sizes of this file: the span that proves it is asked first.
+    pub fn doubt_size(&mut self, file: FileIndex) {
+        if let Some(plan) = self.files.get_mut(&file) {
+            plan.doubt_size();
+        }
+    }
+
     /// Spans of this file from `horizon` on are not asked for yet, the others in order.
     pub fn limit_file_to(&mut self, file: FileIndex, horizon: u32) {
         if let Some(plan) = self.files.get_mut(&file) {
@@ -162,8 +180,8 @@ impl JobPlan {
         }
     }
 
-    /// A connection that can be asked.
-    pub fn add_source(&mut self, now: Instant) -> SourceId {
+    /// A connection to this peer, which can be asked.
+    pub fn add_source(&mut self, peer: PeerId, now: Instant) -> SourceId {
         let id = SourceId(self.next_source);
         self.next_source += 1;
         let source = SourcePlan {
@@ -173,6 +191,7 @@ impl JobPlan {
             rate: Rate::new(now),
             progress: now,
             cursors: HashMap::new(),
+            peer,
         };
         self.sources.insert(id, source);
         id
@@ -186,8 +205,8 @@ impl JobPlan {
             self.not_delivered(asked.file, asked.span, id);
         }
         for (file, holding) in &source.holdings {
-            if let Some(plan) = self.files.get_mut(file) {
-                plan.count_copies(holding, false);
+            if let (Some(plan), Some(file)) = (self.files.get_mut(file), self.ids.get(file)) {
+                plan.count_copies(Share::of(&source.peer, file), holding, false);
             }
         }
         source.queue.len()
@@ -198,11 +217,13 @@ impl JobPlan {
         let (Some(source), Some(plan)) = (self.sources.get_mut(&id), self.files.get_mut(&file)) else {
             return;
         };
+        let Some(file_id) = self.ids.get(&file) else { return };
+        let share = Share::of(&source.peer, file_id);
         if let Some(old) = source.holdings.remove(&file) {
-            plan.count_copies(&old, false);
+            plan.count_copies(share, &old, false);
         }
         if let Some(holding) = holding {
-            plan.count_copies(&holding, true);
+            plan.count_copies(share, &holding, true);
             source.holdings.insert(file, holding);
             return;
         }
@@ -216,13 +237,15 @@ impl JobPlan {
 
     /// A source has further spans of a file.
     pub fn extend_holding(&mut self, id: SourceId, file: FileIndex, spans: &[SpanIndex]) {
-        let holding = self.sources.get(&id).and_then(|source| source.holdings.get(&file)).cloned();
-        if let Some(Holding::Spans(mut set)) = holding {
-            spans.iter().for_each(|span| {
-                set.insert(*span);
-            });
-            let holding = if set.is_full() { Holding::All } else { Holding::Spans(set) };
-            self.set_holding(id, file, Some(holding));
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        let Some(Holding::Spans(set)) = source.holdings.get_mut(&file) else { return };
+        let new: Vec<SpanIndex> = spans.iter().copied().filter(|span| set.insert(*span)).collect();
+        let is_full = set.is_full();
+        if let Some(plan) = self.files.get_mut(&file) {
+            plan.add_copies(&new);
+        }
+        if is_full {
+            self.set_holding(id, file, Some(Holding::All));
         }
     }
 
@@ -287,7 +310,7 @@ impl JobPlan {
                 None => self.rng.u32(0..plan.geometry().spans() as u32),
             };
             let max = room.min(MAX_RUN_BYTES).div_ceil(plan.geometry().span_len_bytes()) as usize;
-            if let Some(spans) = plan.choose(holding, cursor, max, &mut self.rng) {
+            if let Some(spans) = plan.choose(holding, cursor, max, source.queue.is_empty(), &mut self.rng) {
                 return Some(Request { file, spans });
             }
         }
@@ -434,11 +457,15 @@ mod tests {
         Geometry::new(spans * SPAN - 100).unwrap()
     }
 
+    fn peer(n: usize) -> PeerId {
+        format!("p{n}").parse().unwrap()
+    }
+
     fn plan_of(spans: u64, sources: usize, now: Instant) -> (JobPlan, FileIndex, Vec<SourceId>) {
-        let mut plan = JobPlan::new(7);
+        let mut plan = JobPlan::new(peer(99), 7);
         let file = FileIndex(0);
-        plan.add_file(file, geometry(spans), SpanSet::empty(&geometry(spans)));
-        let ids: Vec<_> = (0..sources).map(|_| plan.add_source(now)).collect();
+        plan.add_file(file, FileId::from_bytes([0; 32]), geometry(spans), SpanSet::empty(&geometry(spans)));
+        let ids: Vec<_> = (0..sources).map(|n| plan.add_source(peer(n), now)).collect();
         for id in &ids {
             plan.set_holding(*id, file, Some(Holding::All));
         }
@@ -451,9 +478,10 @@ mod tests {
     }
 
     #[test]
-    fn the_last_span_is_asked_first_because_it_proves_the_size() {
+    fn the_last_span_is_asked_first_when_the_size_is_in_doubt() {
         let now = Instant::now();
         let (mut plan, file, ids) = plan_of(50, 1, now);
+        plan.doubt_size(file);
         assert_eq!(plan.assign(ids[0], now)[0], Request { file, spans: 49..50 });
     }
 
@@ -500,20 +528,60 @@ mod tests {
     }
 
     #[test]
-    fn the_rarest_span_is_asked_first_once_there_are_partial_sources() {
+    fn of_a_partial_source_the_rarest_span_that_it_has_is_asked_first() {
         let now = Instant::now();
         let (mut plan, file, ids) = plan_of(9, 3, now);
         let g = geometry(9);
-        let all_but = |missing: u64| {
-            let mut set = SpanSet::full(&g);
-            set.remove(g.span(missing).unwrap());
-            Holding::Spans(set)
+        let set = |spans: &[u64]| {
+            let mut set = SpanSet::empty(&g);
+            spans.iter().for_each(|span| {
+                set.insert(g.span(*span).unwrap());
+            });
+            Some(Holding::Spans(set))
         };
-        plan.set_holding(ids[1], file, Some(all_but(4)));
-        plan.set_holding(ids[2], file, Some(all_but(4)));
-        // the last span goes first for the proof of the size
-        let spans = spans_of(&plan.assign(ids[0], now));
-        assert_eq!((spans[0].1.number(), spans[1].1.number()), (8, 4));
+        plan.set_holding(ids[0], file, set(&[1, 2, 3, 4]));
+        plan.set_holding(ids[1], file, set(&[1, 2, 3]));
+        plan.set_holding(ids[2], file, set(&[1, 3]));
+        let asked: Vec<u32> =
+            spans_of(&plan.assign(ids[0], now)).iter().map(|(_, span)| span.number()).collect();
+        assert_eq!(asked[..2], [4, 2]);
+    }
+
+    #[test]
+    fn those_who_fetch_together_ask_a_complete_holder_for_different_spans() {
+        let now = Instant::now();
+        let g = geometry(400);
+        let id = FileId::from_bytes([3; 32]);
+        let mut asked = BTreeSet::new();
+        let mut total = 0;
+        for us in 0..8 {
+            let mut plan = JobPlan::new(peer(us), us as u64);
+            let file = FileIndex(0);
+            plan.add_file(file, id, g, SpanSet::empty(&g));
+            for rival in (0..8).filter(|rival| *rival != us) {
+                let source = plan.add_source(peer(rival), now);
+                plan.set_holding(source, file, Some(Holding::Spans(SpanSet::empty(&g))));
+            }
+            let origin = plan.add_source(peer(8), now);
+            plan.set_holding(origin, file, Some(Holding::All));
+            let mut ours = 0;
+            loop {
+                let spans = spans_of(&plan.assign(origin, now));
+                // Its own spans come several at a time; one at a time is asked when they are exhausted.
+                if spans.len() <= 1 {
+                    break;
+                }
+                for (file, span) in spans {
+                    ours += 1;
+                    asked.insert(span);
+                    plan.stored(origin, file, span, now);
+                }
+            }
+            assert!((30..=70).contains(&ours), "{ours} of 400 spans fall to one of eight");
+            total += ours;
+        }
+        assert_eq!(asked.len(), total, "no span is asked by two");
+        assert!(total > 380, "{total}: nearly all are asked by somebody");
     }
 
     #[test]
@@ -521,8 +589,7 @@ mod tests {
         let mut now = Instant::now();
         let (mut plan, _, ids) = plan_of(4000, 1, now);
         let first = plan.assign(ids[0], now);
-        // the short last span, then whole ones until the window is full
-        assert_eq!(spans_of(&first).len() as u64, MIN_WINDOW_BYTES / SPAN + 1);
+        assert_eq!(spans_of(&first).len() as u64, FIRST_WINDOW_BYTES / SPAN);
         let mut queue: VecDeque<_> = spans_of(&first).into();
         // 100 MB/s for two seconds: a window of 20 MB is cut to the largest
         for _ in 0..800 {
@@ -571,17 +638,17 @@ mod tests {
             steps in prop::collection::vec(step(), 0..120),
         ) {
             let mut now = Instant::now();
-            let mut plan = JobPlan::new(1);
+            let mut plan = JobPlan::new(peer(99), 1);
             let geometries: Vec<_> = sizes.iter().map(|size| Geometry::new(*size).unwrap()).collect();
             for (n, g) in geometries.iter().enumerate() {
-                plan.add_file(FileIndex(n as u32), *g, SpanSet::empty(g));
+                plan.add_file(FileIndex(n as u32), FileId::from_bytes([n as u8; 32]), *g, SpanSet::empty(g));
             }
             let mut asked: Vec<(SourceId, VecDeque<(FileIndex, SpanIndex)>)> = Vec::new();
             let mut had: BTreeSet<(FileIndex, SpanIndex)> = BTreeSet::new();
             for step in steps {
                 match step {
                     Step::AddSource(holdings) if asked.len() < 8 => {
-                        let id = plan.add_source(now);
+                        let id = plan.add_source(peer(asked.len()), now);
                         for (n, seed) in holdings.into_iter().enumerate() {
                             let g = &geometries[n];
                             let holding = match seed {
@@ -646,7 +713,7 @@ mod tests {
             for (id, _) in asked {
                 plan.remove_source(id);
             }
-            let good = plan.add_source(now);
+            let good = plan.add_source(peer(50), now);
             for n in 0..3 {
                 plan.set_holding(good, FileIndex(n), Some(Holding::All));
             }

@@ -10,6 +10,7 @@ mod file;
 mod holders;
 mod job;
 mod rate;
+mod share;
 mod slab;
 mod told;
 
@@ -19,4 +20,5 @@ pub use file::{FilePlan, Holding};
 pub use holders::{DialState, Holders};
 pub use job::{FileIndex, JobPlan, Request, Settled, SourceId};
 pub use rate::Rate;
+pub use share::Share;
 pub use told::{Telling, ToldList};
