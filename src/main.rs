@@ -1,1 +1,58 @@
-fn main() {}
+//! The `enxame` binary: command line, display and exit codes around the actors of `enxame-actors`.
+
+mod cli;
+mod commands;
+mod destination;
+mod exit;
+mod failure;
+mod human;
+mod json;
+mod logging;
+mod progress;
+mod reporter;
+mod signals;
+mod ui;
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use exit::Exit;
+use failure::Failure;
+use ui::Ui;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error).into(),
+    };
+    let bars = progress::bars(io::stderr().is_terminal() && !cli.common.quiet);
+    logging::start(&cli.common, bars.clone());
+    let ui = Ui { json: cli.common.json, quiet: cli.common.quiet, bars };
+    let ended = match &cli.command {
+        Command::Hash(args) => commands::hash::run(&ui, args),
+        _ => Err(Failure::new(Exit::Failed, "this command is not wired to its actors on this branch")),
+    };
+    ended.unwrap_or_else(|failure| ui.fail(&failure)).into()
+}
+
+/// Shows the help that was asked for, or what is wrong with the command line.
+fn usage(error: &clap::Error) -> Exit {
+    if !error.use_stderr() {
+        // A reader that has gone (`enxame help | head`) wanted no more of it.
+        let _ = error.print();
+        return Exit::Done;
+    }
+    let text = error.render().to_string();
+    let Some(message) = text.strip_prefix("error: ") else {
+        // No arguments at all: clap's answer is the help.
+        let _ = error.print();
+        return Exit::Usage;
+    };
+    // The command line did not parse, so whether it asks for JSON is looked up by hand.
+    let json = std::env::args_os().any(|arg| arg == "--json") || std::env::var_os("ENXAME_JSON").is_some();
+    let ui = Ui { json, quiet: false, bars: progress::bars(false) };
+    ui.fail(&Failure::new(Exit::Usage, message.trim_end()))
+}

@@ -1,0 +1,75 @@
+//! `enxame hash`: the ids of files, as `b3sum` prints them.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use enxame_actors::base::FileId;
+
+use crate::cli::HashArgs;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::human;
+use crate::json::HashRecord;
+use crate::ui::Ui;
+
+/// Hashes one file after the other. One that cannot be read is told of and passed over.
+pub(crate) fn run(ui: &Ui, args: &HashArgs) -> Result<Exit, Failure> {
+    let mut exit = Exit::Done;
+    for path in &args.files {
+        let shown = path.to_string_lossy();
+        match hash(path) {
+            Ok((id, size)) if ui.json => ui.records([HashRecord { id, size, path: &shown }].iter())?,
+            Ok((id, _)) => ui.result(&check_line(id, &shown))?,
+            Err(error) => {
+                exit = ui.fail(&Failure::new(Exit::Failed, format!("{shown}: {}", human::reason(&error))));
+            }
+        }
+    }
+    Ok(exit)
+}
+
+fn hash(path: &Path) -> io::Result<(FileId, u64)> {
+    let mut hasher = blake3::Hasher::new();
+    if path == Path::new("-") {
+        hasher.update_reader(io::stdin().lock())?;
+    } else {
+        hasher.update_reader(File::open(path)?)?;
+    }
+    Ok((FileId::from_bytes(*hasher.finalize().as_bytes()), hasher.count()))
+}
+
+/// The line as `b3sum --check` reads it: a path with a backslash or a line end is escaped, and the
+/// line says so with a backslash of its own.
+fn check_line(id: FileId, path: &str) -> String {
+    if path.contains(['\\', '\n', '\r']) {
+        let path = path.replace('\\', r"\\").replace('\n', r"\n").replace('\r', r"\r");
+        format!("\\{id}  {path}\n")
+    } else {
+        format!("{id}  {path}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_what_b3sum_prints() {
+        // Taken from b3sum 1.8.7: printf x > FILE; b3sum FILE
+        let hex = "3ae7d805f6789a6402acb70ad4096a85a56bf6804eaf25c0493ac697548d30b5";
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::write(&path, "x").unwrap();
+        let (id, size) = hash(&path).unwrap();
+        assert_eq!((id.to_string().as_str(), size), (hex, 1));
+        for (path, line) in [
+            ("sp ace", format!("{hex}  sp ace\n")),
+            (r"a\b", format!(r"\{hex}  a\\b") + "\n"),
+            ("n\nl", format!(r"\{hex}  n\nl") + "\n"),
+            ("r\rl", format!(r"\{hex}  r\rl") + "\n"),
+        ] {
+            assert_eq!(check_line(id, path), line);
+        }
+    }
+}

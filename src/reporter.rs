@@ -1,0 +1,153 @@
+//! Tells what happens in a job: bars and sentences for people, records for scripts.
+
+use actix::{Actor, Context, Handler, Message, MessageResult};
+use enxame_actors::peer::events::{FileDone, JobEvent};
+
+use crate::exit::Exit;
+use crate::failure::JobContext;
+use crate::human;
+use crate::json::Event;
+use crate::progress::JobBars;
+use crate::ui::Ui;
+
+/// The actor that takes the events of one job, in order, and shows them.
+pub(crate) struct Reporter {
+    ui: Ui,
+    context: JobContext,
+    bars: JobBars,
+    exit: Exit,
+}
+
+impl Reporter {
+    /// A reporter of a job that fetches these things.
+    pub(crate) fn new(ui: Ui, context: JobContext, title: String) -> Reporter {
+        let bars = JobBars::new(ui.bars.clone(), title);
+        Reporter { ui, context, bars, exit: Exit::Done }
+    }
+
+    fn take(&mut self, event: &JobEvent) {
+        self.bars.take(event);
+        if self.ui.json {
+            if let Some(record) = Event::of_job(event) {
+                self.ui.event(&record);
+            }
+        }
+        match event {
+            JobEvent::Done(done) => self.ui.note(format_args!("{}", summary(done))),
+            JobEvent::Failed { what, error } => {
+                let exit = self.ui.fail(&self.context.failure(what, error));
+                if self.exit == Exit::Done {
+                    self.exit = exit;
+                }
+            }
+            JobEvent::Found { .. } | JobEvent::Source { .. } | JobEvent::Progress(_) => {}
+        }
+    }
+}
+
+/// What a person wants to know of a finished file.
+fn summary(done: &FileDone) -> String {
+    let place = match &done.path {
+        Some(path) => path.display().to_string(),
+        None => done.name.to_string(),
+    };
+    let size = human::bytes(done.size);
+    if done.kept_bytes > 0 && done.kept_bytes == done.size {
+        return format!("{place}  {size}, was here already");
+    }
+    let mut text = format!("{place}  {size} in {}", human::duration(done.elapsed));
+    let seconds = done.elapsed.as_secs_f64();
+    if done.fetched_bytes > 0 && seconds > 0.0 {
+        text += &format!(" ({}/s)", human::bytes((done.fetched_bytes as f64 / seconds) as u64));
+    }
+    if !done.sources.is_empty() {
+        text += &format!(" from {}", human::count(done.sources.len() as u64, "peer"));
+    }
+    if done.kept_bytes > 0 {
+        text += &format!(", {} of it was here already", human::bytes(done.kept_bytes));
+    }
+    text
+}
+
+impl Actor for Reporter {
+    type Context = Context<Self>;
+}
+
+impl Handler<JobEvent> for Reporter {
+    type Result = ();
+
+    fn handle(&mut self, event: JobEvent, _: &mut Context<Self>) {
+        self.take(&event);
+    }
+}
+
+/// The job has ended, and all its events were sent before this: the exit code of its first failure.
+#[derive(Message)]
+#[rtype(result = "Exit")]
+pub(crate) struct Outcome;
+
+impl Handler<Outcome> for Reporter {
+    type Result = MessageResult<Outcome>;
+
+    fn handle(&mut self, _: Outcome, _: &mut Context<Self>) -> Self::Result {
+        self.bars.clear();
+        MessageResult(self.exit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use enxame_actors::base::FileId;
+    use enxame_actors::peer::events::{JobError, SourceShare};
+
+    use crate::failure::Asker;
+    use crate::progress;
+
+    fn done(fetched_bytes: u64, kept_bytes: u64, peers: &[&str]) -> FileDone {
+        FileDone {
+            name: "dir/model.bin".parse().unwrap(),
+            id: FileId::from_bytes([1; 32]),
+            size: fetched_bytes + kept_bytes,
+            path: Some("out/model.bin".into()),
+            elapsed: Duration::from_millis(500),
+            fetched_bytes,
+            kept_bytes,
+            wasted_bytes: 0,
+            sources: peers.iter().map(|peer| SourceShare { peer: peer.parse().unwrap(), bytes: 1 }).collect(),
+        }
+    }
+
+    #[test]
+    fn a_summary_tells_what_was_fetched_how_fast_and_what_was_here() {
+        let summary = |done: FileDone| super::summary(&done);
+        assert_eq!(
+            summary(done(200_000_000, 0, &["p1", "p2", "p3"])),
+            "out/model.bin  200 MB in 0.5 s (400 MB/s) from 3 peers"
+        );
+        assert_eq!(
+            summary(done(100_000_000, 100_000_000, &["p1"])),
+            "out/model.bin  200 MB in 0.5 s (200 MB/s) from 1 peer, 100 MB of it was here already"
+        );
+        assert_eq!(summary(done(0, 4096, &[])), "out/model.bin  4.10 kB, was here already");
+        assert_eq!(summary(done(0, 0, &[])), "out/model.bin  0 B in 0.5 s");
+        let to_stdout = FileDone { path: None, ..done(1000, 0, &["p1"]) };
+        assert!(summary(to_stdout).starts_with("dir/model.bin  1.00 kB"), "no path: its name");
+    }
+
+    #[test]
+    fn a_job_ends_with_the_code_of_its_first_failure() {
+        actix_rt::System::new().block_on(async {
+            let ui = Ui { json: false, quiet: true, bars: progress::bars(false) };
+            let context = JobContext { tracker: "10.0.0.1".parse().unwrap(), asker: Asker::Get };
+            let reporter = Reporter::new(ui, context, "3 files".into()).start();
+            assert_eq!(reporter.send(Outcome).await.unwrap(), Exit::Done);
+            reporter.do_send(JobEvent::Failed { what: "a".into(), error: JobError::NobodyHasIt });
+            reporter.do_send(JobEvent::Done(done(1, 0, &["p1"])));
+            reporter.do_send(JobEvent::Failed { what: "b".into(), error: JobError::Undelivered(vec![]) });
+            assert_eq!(reporter.send(Outcome).await.unwrap(), Exit::NobodyHasIt);
+        });
+    }
+}
