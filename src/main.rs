@@ -51,8 +51,23 @@ fn usage(error: &clap::Error) -> Exit {
         let _ = error.print();
         return Exit::Usage;
     };
-    // The command line did not parse, so whether it asks for JSON is looked up by hand.
-    let json = std::env::args_os().any(|arg| arg == "--json") || std::env::var_os("ENXAME_JSON").is_some();
-    let ui = Ui { json, quiet: false, bars: progress::bars(false) };
-    ui.fail(&Failure::new(Exit::Usage, message.trim_end()))
+    let ui = Ui { json: asks_for_json(), quiet: false, bars: progress::bars(false) };
+    ui.fail(&Failure::new(Exit::Usage, usage_sentence(message)))
+}
+
+/// One sentence of clap's several paragraphs: what is wrong, the tips, and where to read on.
+fn usage_sentence(message: &str) -> String {
+    let said = |paragraph: &&str| !paragraph.starts_with("Usage:") && !paragraph.starts_with("For more");
+    let paragraphs = message.split("\n\n").filter(said);
+    let words = |paragraph: &str| paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+    let sentence = paragraphs.map(words).collect::<Vec<_>>().join("; ");
+    let twin = if sentence.contains("not provided: --tracker") { " (or ENXAME_TRACKER)" } else { "" };
+    format!("{sentence}{twin}; `enxame help` shows how it is used")
+}
+
+/// Whether a command line that did not parse asks for JSON: that has to be looked up by hand.
+fn asks_for_json() -> bool {
+    let no = ["", "0", "f", "false", "n", "no", "off"];
+    let twin = std::env::var("ENXAME_JSON").unwrap_or_default().to_lowercase();
+    std::env::args_os().any(|arg| arg == "--json") || !no.contains(&twin.as_str())
 }

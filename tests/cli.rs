@@ -1,0 +1,217 @@
+//! The binary itself, as a shell runs it: help, usage errors, and what needs no tracker.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{Read, Write};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+/// `b3sum` of a file that holds one `x`.
+const X: &str = "3ae7d805f6789a6402acb70ad4096a85a56bf6804eaf25c0493ac697548d30b5";
+/// `b3sum` of an empty file, from the BLAKE3 test vectors.
+const EMPTY: &str = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+
+/// The binary, with none of the environment's own settings.
+fn enxame<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_enxame"));
+    for (key, _) in std::env::vars_os() {
+        if key.to_string_lossy().starts_with("ENXAME_") || key == "RUST_LOG" {
+            command.env_remove(key);
+        }
+    }
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn ran(mut command: Command) -> Ran {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+}
+
+fn run<const N: usize>(args: [&str; N]) -> Ran {
+    ran(enxame(args))
+}
+
+fn records(stdout: &str) -> Vec<Value> {
+    stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn help_is_enough_to_work_from() {
+    for args in [&["help"][..], &["--help"]] {
+        let help = ran(enxame(args));
+        assert_eq!(help.code, Some(0));
+        assert_eq!(help.stderr, "");
+        for part in [
+            "tracker",
+            "peer",
+            "get",
+            "who-has",
+            "ls",
+            "peers",
+            "hash",
+            "Examples:",
+            "WHAT is one of",
+            "name@prefix",
+            "Exit codes:",
+            "ENXAME_TRACKER",
+            "--json",
+        ] {
+            assert!(help.stdout.contains(part), "{args:?} does not tell of {part}");
+        }
+    }
+    for (command, options) in [
+        ("tracker", &["--listen", "--refresh-interval", "0.0.0.0:7070", "30s", "ready tracker ADDR"][..]),
+        ("peer", &["--tracker", "--root", "--listen", "--get", "ready peer ID ADDR", "WHAT is one of"]),
+        ("get", &["--tracker", "--output", "--overwrite", "stdout", "WHAT is one of", "Exit codes:"]),
+        ("who-has", &["--tracker", "WHAT is one of"]),
+        ("ls", &["--tracker", "PREFIX"]),
+        ("peers", &["--tracker"]),
+        ("hash", &["FILE"]),
+    ] {
+        let help = run(["help", command]);
+        assert_eq!(help.code, Some(0), "{command}");
+        for part in options.iter().chain(&["--json", "[env: ENXAME_JSON]", "Example"]) {
+            assert!(help.stdout.contains(part), "{command} does not tell of {part}");
+        }
+    }
+    let version = run(["--version"]);
+    assert_eq!(
+        (version.code, version.stdout),
+        (Some(0), concat!("enxame ", env!("CARGO_PKG_VERSION"), "\n").into())
+    );
+}
+
+#[test]
+fn a_wrong_command_line_is_told_in_one_sentence_and_ends_with_2() {
+    for (line, says) in [
+        ("get", "--tracker"),
+        ("get x", "ENXAME_TRACKER"),
+        ("get x --tracker h --wat", "--wat"),
+        ("get ../x --tracker h", "neither a name nor an id"),
+        ("get x --tracker h:", "HOST:PORT"),
+        ("get x --tracker http://h", "HOST:PORT"),
+        ("peer a/b --tracker h", "'/' cannot stand in a peer id"),
+        ("peer .. --tracker h", "begins with a letter or a digit"),
+        ("peer a --tracker h --listen wat", "IP:PORT"),
+        ("tracker --listen localhost:7070", "IP:PORT"),
+        ("tracker --refresh-interval 30", "30s"),
+        ("tracker --refresh-interval 1ms", "shortest"),
+        ("who-has --tracker h", "<WHAT>"),
+        ("wat", "wat"),
+        ("hash", "<FILE>"),
+    ] {
+        let Ran { code, stdout, stderr } = ran(enxame(line.split(' ')));
+        assert_eq!(code, Some(2), "{line}: {stderr}");
+        assert_eq!(stdout, "", "{line}");
+        assert!(stderr.starts_with("enxame: ") && stderr.contains(says), "{line}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{line}: {stderr}");
+    }
+    let nothing = run([]);
+    assert_eq!((nothing.code, nothing.stdout.as_str()), (Some(2), ""));
+    assert!(nothing.stderr.contains("Usage: enxame"), "{}", nothing.stderr);
+}
+
+#[test]
+fn a_usage_error_is_a_record_too_where_json_is_asked_for() {
+    let mut by_twin = enxame(["get"]);
+    by_twin.env("ENXAME_JSON", "1");
+    for wrong in [run(["get", "--json"]), ran(by_twin)] {
+        assert_eq!(wrong.code, Some(2));
+        let record = &records(&wrong.stdout)[0];
+        assert_eq!((&record["event"], &record["exit"]), (&json!("error"), &json!(2)));
+        assert_eq!(wrong.stderr, format!("enxame: {}\n", record["message"].as_str().unwrap()));
+    }
+    let mut denied = enxame(["get"]);
+    denied.env("ENXAME_JSON", "false");
+    assert_eq!(ran(denied).stdout, "");
+}
+
+#[test]
+fn hash_prints_what_b3sum_prints() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    fs::write(at("sp ace"), "x").unwrap();
+    fs::write(at("empty"), "").unwrap();
+    fs::write(at("a\\b\n"), "x").unwrap();
+
+    let hashed = run(["hash", &at("sp ace"), &at("empty"), &at("a\\b\n")]);
+    let dir = dir.path().display();
+    assert_eq!((hashed.code, hashed.stderr.as_str()), (Some(0), ""));
+    assert_eq!(hashed.stdout, format!("{X}  {dir}/sp ace\n{EMPTY}  {dir}/empty\n\\{X}  {dir}/a\\\\b\\n\n"));
+}
+
+#[test]
+fn hash_reads_standard_input_for_a_dash() {
+    let mut child = enxame(["hash", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"x").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{X}  -\n"));
+}
+
+#[test]
+fn a_file_that_cannot_be_hashed_is_named_and_the_others_are_hashed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (x, missing, folder) =
+        (dir.path().join("x"), dir.path().join("missing"), dir.path().display().to_string());
+    fs::write(&x, "x").unwrap();
+    let (x, missing) = (x.display().to_string(), missing.display().to_string());
+
+    let hashed = run(["hash", &missing, &folder, &x]);
+    assert_eq!(hashed.code, Some(1));
+    assert_eq!(hashed.stdout, format!("{X}  {x}\n"));
+    assert_eq!(
+        hashed.stderr,
+        format!("enxame: {missing}: no such file or directory\nenxame: {folder}: is a directory\n")
+    );
+
+    let hashed = run(["hash", "--json", &missing, &x]);
+    assert_eq!(hashed.code, Some(1));
+    assert_eq!(
+        records(&hashed.stdout),
+        [
+            json!({"event": "error", "exit": 1, "message": format!("{missing}: no such file or directory"), "what": null}),
+            json!({"id": X, "size": 1, "path": x}),
+        ]
+    );
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_the_program_quietly() {
+    // More lines than a pipe holds, so that the end of the reader is noticed.
+    let files = std::iter::repeat_n("Cargo.toml", 5000);
+    let mut command = enxame(["hash"]);
+    let mut child = command
+        .args(files)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 64];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    assert!(first.iter().all(u8::is_ascii_hexdigit));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_a_failure_of_the_disk() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = enxame(["hash", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
+    let output = command.stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "enxame: standard output: no space left on device\n"
+    );
+}
