@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Everything a change has to pass, here and in CI.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+
+step formatting
+cargo fmt --all --check
+
+step clippy
+cargo clippy --workspace --all-targets --locked -- -D warnings
+
+step documentation
+RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked
+
+step shellcheck
+shellcheck --external-sources scripts/*.sh .ci/run
+
+step dependencies
+if command -v cargo-deny >/dev/null; then
+    cargo deny check
+else
+    echo "not checked: cargo-deny is not installed (cargo install cargo-deny --locked)"
+fi
+
+step tests
+cargo test --locked
+
+step "a swarm of four"
+file=$(mktemp "${TMPDIR:-/tmp}/enxame-check.XXXXXX")
+trap 'rm -f -- "$file"' EXIT
+head -c $((8 << 20)) /dev/urandom >"$file"
+scripts/swarm.sh 4 "$file"
+
+step "all passed"
