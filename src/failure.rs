@@ -6,6 +6,7 @@ use std::path::Path;
 use enxame_actors::base::{FileId, FileName, IdPrefix, Question, What};
 use enxame_actors::net::TrackerAddress;
 use enxame_actors::peer::events::JobError;
+use enxame_actors::peer::tracker_client::AskError;
 use enxame_actors::wire::tracker::Candidate;
 
 use crate::exit::Exit;
@@ -45,6 +46,20 @@ impl Failure {
     }
 }
 
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Failure {
+        match error {
+            AskError::Unreachable { tracker, source } => {
+                Failure::no_tracker(&[(tracker.to_string(), human::reason(&source))])
+            }
+            AskError::Lost { tracker, source } => {
+                Failure::no_tracker(&[(tracker.to_string(), source.to_string())])
+            }
+            refused @ AskError::Refused { .. } => Failure::new(Exit::Failed, refused.to_string()),
+        }
+    }
+}
+
 /// What the messages about a job name: the command that was typed, as far as the next one needs it.
 #[derive(Clone, Debug)]
 pub(crate) struct JobContext {
@@ -69,7 +84,7 @@ impl JobContext {
     /// The failure of one wanted file.
     pub(crate) fn failure(&self, what: &str, error: &JobError) -> Failure {
         let message = match error {
-            JobError::NobodyHasIt => self.nobody_has_it(what),
+            JobError::NobodyHasIt => return nobody_has_it(what, &self.tracker),
             JobError::Ambiguous(candidates) => self.ambiguous(what, candidates),
             JobError::Undelivered(reasons) => {
                 let list: Vec<String> =
@@ -115,11 +130,6 @@ impl JobContext {
         Failure { exit: error.into(), message, what: Some(what.into()), candidates }
     }
 
-    /// The sentence for what nobody has.
-    pub(crate) fn nobody_has_it(&self, what: &str) -> String {
-        format!("{what}: nobody has it; `enxame ls --tracker {}` lists what there is", self.tracker)
-    }
-
     fn ambiguous(&self, what: &str, candidates: &[Candidate]) -> String {
         let mut table = human::Table::new([human::Align::Left, human::Align::Right, human::Align::Left]);
         let asked: Option<FileName> = what.parse::<What>().ok().and_then(|what| {
@@ -161,6 +171,17 @@ impl JobContext {
             (PermissionDenied | ReadOnlyFilesystem, Asker::Peer) => "; share another folder with --root DIR",
             _ => "",
         }
+    }
+}
+
+/// What no living peer has.
+pub(crate) fn nobody_has_it(what: &str, tracker: &TrackerAddress) -> Failure {
+    Failure {
+        what: Some(what.into()),
+        ..Failure::new(
+            Exit::NobodyHasIt,
+            format!("{what}: nobody has it; `enxame ls --tracker {tracker}` lists what there is"),
+        )
     }
 }
 

@@ -23,6 +23,31 @@ pub(crate) enum Event<'a> {
         /// Where it listens.
         address: SocketAddr,
     },
+    /// A peer registered at this tracker.
+    Joined {
+        /// The peer.
+        peer: &'a PeerId,
+        /// Where it serves.
+        address: SocketAddr,
+        /// Entries in the first frame of its list.
+        files: usize,
+    },
+    /// A peer registered on a new connection while its older one lived.
+    Returned {
+        /// The peer.
+        peer: &'a PeerId,
+        /// Where it serves.
+        address: SocketAddr,
+        /// Entries in the first frame of its list.
+        files: usize,
+    },
+    /// A peer's registration at this tracker ended.
+    Left {
+        /// The peer.
+        peer: &'a PeerId,
+        /// Why.
+        reason: String,
+    },
     /// Somebody has the file.
     Found {
         /// The name under which it is fetched.

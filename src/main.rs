@@ -32,6 +32,10 @@ fn main() -> ExitCode {
     logging::start(&cli.common, bars.clone());
     let ui = Ui { json: cli.common.json, quiet: cli.common.quiet, bars };
     let ended = match &cli.command {
+        Command::Tracker(args) => commands::tracker::run(&ui, args),
+        Command::WhoHas(args) => commands::query::who_has(&ui, args),
+        Command::Ls(args) => commands::query::ls(&ui, args),
+        Command::Peers(args) => commands::query::peers(&ui, args),
         Command::Hash(args) => commands::hash::run(&ui, args),
         _ => Err(Failure::new(Exit::Failed, "this command is not wired to its actors on this branch")),
     };

@@ -1,10 +1,10 @@
 //! SIGINT and SIGTERM: the first one ends the work in order, the second one at once.
 
-use std::io;
-
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::human;
 
 /// The two signals that ask the program to end. From its making on, they do not kill it.
 pub(crate) struct Signals {
@@ -17,10 +17,13 @@ impl Signals {
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn listen() -> io::Result<Signals> {
+    pub(crate) fn listen() -> Result<Signals, Failure> {
+        let failed = |error| {
+            Failure::new(Exit::Failed, format!("signals cannot be handled: {}", human::reason(&error)))
+        };
         Ok(Signals {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
         })
     }
 

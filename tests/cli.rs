@@ -1,10 +1,17 @@
-//! The binary itself, as a shell runs it: help, usage errors, and what needs no tracker.
+//! The binary itself, as a shell runs it: help, usage errors, hashing, and a tracker that is asked.
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{Read, Write};
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
+use bytes::BytesMut;
+use enxame_actors::wire::Hello;
+use enxame_actors::wire::codec;
+use enxame_actors::wire::frame::FrameLimits;
+use enxame_actors::wire::tracker::{FromTracker, Listing, ToTracker};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 /// `b3sum` of a file that holds one `x`.
@@ -213,5 +220,183 @@ fn a_result_that_cannot_be_written_is_a_failure_of_the_disk() {
     assert_eq!(
         String::from_utf8(output.stderr).unwrap(),
         "enxame: standard output: no space left on device\n"
+    );
+}
+
+/// A role that runs, and its output; it is killed if a test ends before it did.
+struct Role {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Role {
+    fn start(mut command: Command) -> Role {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Role { child, stdout }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().into()
+    }
+
+    /// Sends a signal; returns the exit code, and what was on stderr.
+    fn end(mut self, signal: Signal) -> (Option<i32>, String) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        (self.child.wait().unwrap().code(), stderr)
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Registers a peer that shares these at a tracker, for as long as the connection lives.
+fn register(tracker: &str, peer: &str, files: &[(&str, &str, u64)]) -> TcpStream {
+    let files = files
+        .iter()
+        .map(|(name, content, size)| Listing {
+            name: name.parse().unwrap(),
+            id: enxame_actors::base::FileId::from_bytes(*blake3::hash(content.as_bytes()).as_bytes()),
+            size: *size,
+            complete: true,
+        })
+        .collect();
+    let mut bytes = Vec::new();
+    codec::encode(&ToTracker::Hello(Hello::new(peer.parse().unwrap())), &mut bytes).unwrap();
+    codec::encode(&ToTracker::Register { instance: 1, port: 4001, files }, &mut bytes).unwrap();
+    let mut stream = TcpStream::connect(tracker).unwrap();
+    stream.write_all(&bytes).unwrap();
+    let mut answers = BytesMut::new();
+    loop {
+        match codec::take(&mut answers, FrameLimits::CONTROL).unwrap() {
+            Some(FromTracker::Registered { .. }) => return stream,
+            Some(FromTracker::Hello(_)) => {}
+            Some(other) => panic!("{other:?}"),
+            None => {
+                let mut piece = [0; 1024];
+                let read = stream.read(&mut piece).unwrap();
+                assert!(read > 0, "the tracker closed the connection");
+                answers.extend_from_slice(&piece[..read]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tracker_says_where_it_is_and_tells_what_is_shared() {
+    let mut tracker = Role::start(enxame(["tracker", "--listen", "127.0.0.1:0"]));
+    let ready = tracker.line();
+    let address = ready.strip_prefix("ready tracker ").unwrap().to_string();
+    let ask = |line: &[&str]| {
+        let mut command = enxame(line);
+        command.env("ENXAME_TRACKER", &address);
+        ran(command)
+    };
+
+    let empty = ask(&["ls"]);
+    assert_eq!((empty.code, empty.stdout.as_str()), (Some(0), ""));
+    assert_eq!(empty.stderr, "enxame: no file is shared whose name begins so\n");
+
+    let _p1 = register(&address, "p1", &[("a b/modell 🐝.bin", "one", 3), ("x", "two", 3)]);
+    let _p2 = register(&address, "p2", &[("x", "other", 5)]);
+    let [one, two, other] =
+        ["one", "two", "other"].map(|content| blake3::hash(content.as_bytes()).to_hex().to_string());
+
+    let listed = ask(&["ls", "--json"]);
+    let mut of_x = [
+        json!({"name": "x", "id": two, "size": 3, "holders": 1}),
+        json!({"name": "x", "id": other, "size": 5, "holders": 1}),
+    ];
+    of_x.sort_by_key(|record| record["id"].to_string());
+    let all =
+        [&[json!({"name": "a b/modell 🐝.bin", "id": one, "size": 3, "holders": 1})][..], &of_x].concat();
+    assert_eq!(records(&listed.stdout), all);
+    assert_eq!(records(&ask(&["ls", "x", "--json"]).stdout), of_x);
+    assert_eq!(ask(&["ls", "a b/"]).stdout, format!("a b/modell 🐝.bin  3 B  {one}  1 holder\n"));
+
+    let peers = records(&ask(&["peers", "--json"]).stdout);
+    assert_eq!(peers.len(), 2);
+    assert_eq!(
+        (&peers[0]["peer"], &peers[0]["address"], &peers[0]["files"]),
+        (&json!("p1"), &json!("127.0.0.1:4001"), &json!(2))
+    );
+    assert!(peers.iter().all(|peer| peer["confirmed_s"].as_f64().is_some_and(|s| (0.0..60.0).contains(&s))));
+
+    let holders = ask(&["who-has", &format!("x@{}", &two[..4]), "--json"]);
+    assert_eq!(
+        records(&holders.stdout),
+        [json!({"id": two, "size": 3, "names": ["x"], "holder_count": 1,
+            "holders": [{"peer": "p1", "address": "127.0.0.1:4001", "complete": true}]})]
+    );
+    assert_eq!(records(&ask(&["who-has", "x", "--json"]).stdout).len(), 2, "two candidates");
+    let nobody = ask(&["who-has", "nothing"]);
+    assert_eq!((nobody.code, nobody.stdout.as_str()), (Some(3), ""));
+    assert!(
+        nobody.stderr.starts_with("enxame: nothing: nobody has it; `enxame ls --tracker "),
+        "{}",
+        nobody.stderr
+    );
+
+    let (code, stderr) = tracker.end(Signal::TERM);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_tracker_tells_scripts_who_comes_and_goes() {
+    let mut tracker = Role::start(enxame(["tracker", "--listen", "127.0.0.1:0", "--json"]));
+    let ready: Value = serde_json::from_str(&tracker.line()).unwrap();
+    assert_eq!(
+        (&ready["event"], &ready["role"], &ready["peer"]),
+        (&json!("ready"), &json!("tracker"), &Value::Null)
+    );
+
+    let peer = register(ready["address"].as_str().unwrap(), "p1", &[("x", "one", 3)]);
+    let joined: Value = serde_json::from_str(&tracker.line()).unwrap();
+    assert_eq!(joined, json!({"event": "joined", "peer": "p1", "address": "127.0.0.1:4001", "files": 1}));
+    drop(peer);
+    let left: Value = serde_json::from_str(&tracker.line()).unwrap();
+    assert_eq!((&left["event"], &left["peer"]), (&json!("left"), &json!("p1")));
+    assert!(left["reason"].as_str().is_some_and(|reason| !reason.is_empty()));
+
+    assert_eq!(tracker.end(Signal::INT).0, Some(0));
+}
+
+#[test]
+fn a_tracker_that_does_not_answer_ends_with_6_and_a_next_step() {
+    // A port that was free a moment ago, and on which nobody listens.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    for command in [&["ls"][..], &["peers"], &["who-has", "x"]] {
+        let mut ask = enxame(command);
+        ask.args(["--tracker", &address, "--json"]);
+        let Ran { code, stdout, stderr } = ran(ask);
+        let message =
+            format!("no tracker answered: {address}: connection refused; is `enxame tracker` running there?");
+        assert_eq!(code, Some(6), "{command:?}");
+        assert_eq!(stderr, format!("enxame: {message}\n"));
+        assert_eq!(
+            records(&stdout),
+            [json!({"event": "error", "exit": 6, "message": message, "what": null})]
+        );
+    }
+}
+
+#[test]
+fn a_port_in_use_is_told_and_the_program_ends() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let second = run(["tracker", "--listen", &address]);
+    assert_eq!((second.code, second.stdout.as_str()), (Some(1), ""));
+    assert!(
+        second.stderr.contains(&format!("cannot listen on {address}: the port is in use")),
+        "{}",
+        second.stderr
     );
 }

@@ -2,81 +2,139 @@
 
 use std::time::Duration;
 
+use enxame_actors::base::limits::MAX_PAGE_ENTRIES;
+use enxame_actors::net::TrackerAddress;
+use enxame_actors::peer::tracker_client::{AskError, TrackerClient};
+use enxame_actors::wire::Hello;
 use enxame_actors::wire::tracker::{Candidate, ListedFile, ListedPeer};
+use serde::Serialize;
 
-use crate::failure::Failure;
+use super::in_system;
+use crate::cli::{LsArgs, PeersArgs, WhoHasArgs};
+use crate::exit::Exit;
+use crate::failure::{Failure, nobody_has_it};
 use crate::human::{self, Align, Table};
 use crate::json::{CandidateRecord, FileRecord, PeerRecord};
 use crate::ui::Ui;
 
-/// The pages of the catalogue, one after the other.
-pub(crate) struct FileList(Table<4>);
+/// `enxame who-has`: the contents that fit, each with its holders.
+pub(crate) fn who_has(ui: &Ui, args: &WhoHasArgs) -> Result<Exit, Failure> {
+    in_system(async {
+        let tracker = &args.tracker.tracker;
+        let candidates = connect(tracker).await?.who_has(&args.what).await?;
+        if candidates.is_empty() {
+            return Err(nobody_has_it(args.what.as_str(), tracker));
+        }
+        if ui.json {
+            ui.records(candidates.iter().map(CandidateRecord::from))?;
+        } else {
+            ui.result(&candidates.iter().map(candidate_text).collect::<String>())?;
+        }
+        Ok(Exit::Done)
+    })
+}
 
-impl FileList {
-    /// Before the first page.
-    pub(crate) fn new() -> FileList {
-        FileList(Table::new([Align::Left, Align::Right, Align::Left, Align::Right]))
+/// `enxame ls`: the catalogue.
+pub(crate) fn ls(ui: &Ui, args: &LsArgs) -> Result<Exit, Failure> {
+    in_system(async {
+        let mut files = Pages::new(ui);
+        let mut tracker = connect(&args.tracker.tracker).await?;
+        tracker.list(&args.prefix, |file: ListedFile| files.add(file)).await?;
+        files.end("no file is shared whose name begins so")
+    })
+}
+
+/// `enxame peers`: who is registered.
+pub(crate) fn peers(ui: &Ui, args: &PeersArgs) -> Result<Exit, Failure> {
+    in_system(async {
+        let mut peers = Pages::new(ui);
+        let mut tracker = connect(&args.tracker.tracker).await?;
+        tracker.peers(|peer: ListedPeer| peers.add(peer)).await?;
+        peers.end("no peer is registered")
+    })
+}
+
+async fn connect(tracker: &TrackerAddress) -> Result<TrackerClient, AskError> {
+    // Who only asks is not looked up by its id.
+    let id = "asker".parse().expect("these are letters");
+    TrackerClient::connect(tracker, Hello::new(id)).await
+}
+
+/// A line of a list that can be long.
+trait Entry {
+    const ALIGN: [Align; 4];
+    fn row(&self) -> [String; 4];
+    fn record(&self) -> impl Serialize;
+}
+
+impl Entry for ListedFile {
+    const ALIGN: [Align; 4] = [Align::Left, Align::Right, Align::Left, Align::Right];
+
+    fn row(&self) -> [String; 4] {
+        let holders = human::count(self.holders.into(), "holder");
+        [self.name.to_string(), human::bytes(self.size), self.id.to_string(), holders]
     }
 
-    /// Shows a page.
-    ///
-    /// # Errors
-    /// As [`Ui::result`].
-    pub(crate) fn show(&mut self, ui: &Ui, files: &[ListedFile]) -> Result<(), Failure> {
-        if ui.json { ui.records(files.iter().map(FileRecord::from)) } else { ui.result(&self.text(files)) }
-    }
-
-    fn text(&mut self, files: &[ListedFile]) -> String {
-        let rows: Vec<[String; 4]> = files
-            .iter()
-            .map(|file| {
-                let holders = human::count(file.holders.into(), "holder");
-                [file.name.to_string(), human::bytes(file.size), file.id.to_string(), holders]
-            })
-            .collect();
-        self.0.lay_out(&rows)
+    fn record(&self) -> impl Serialize {
+        FileRecord::from(self)
     }
 }
 
-/// The pages of the registered peers, one after the other.
-pub(crate) struct PeerList(Table<4>);
+impl Entry for ListedPeer {
+    const ALIGN: [Align; 4] = [Align::Left, Align::Left, Align::Right, Align::Left];
 
-impl PeerList {
-    /// Before the first page.
-    pub(crate) fn new() -> PeerList {
-        PeerList(Table::new([Align::Left, Align::Left, Align::Right, Align::Left]))
+    fn row(&self) -> [String; 4] {
+        let ago = human::duration(Duration::from_millis(self.confirmed_ms));
+        let files = human::count(self.files.into(), "file");
+        [self.peer.to_string(), self.address.to_string(), files, format!("confirmed {ago} ago")]
     }
 
-    /// Shows a page.
-    ///
-    /// # Errors
-    /// As [`Ui::result`].
-    pub(crate) fn show(&mut self, ui: &Ui, peers: &[ListedPeer]) -> Result<(), Failure> {
-        if ui.json { ui.records(peers.iter().map(PeerRecord::from)) } else { ui.result(&self.text(peers)) }
-    }
-
-    fn text(&mut self, peers: &[ListedPeer]) -> String {
-        let rows: Vec<[String; 4]> = peers
-            .iter()
-            .map(|peer| {
-                let ago = human::duration(Duration::from_millis(peer.confirmed_ms));
-                let files = human::count(peer.files.into(), "file");
-                [peer.peer.to_string(), peer.address.to_string(), files, format!("confirmed {ago} ago")]
-            })
-            .collect();
-        self.0.lay_out(&rows)
+    fn record(&self) -> impl Serialize {
+        PeerRecord::from(self)
     }
 }
 
-/// Shows the contents that somebody has, each with its holders.
-///
-/// # Errors
-/// As [`Ui::result`].
-pub(crate) fn show_candidates(ui: &Ui, candidates: &[Candidate]) -> Result<(), Failure> {
-    if ui.json {
-        ui.records(candidates.iter().map(CandidateRecord::from))
-    } else {
-        ui.result(&candidates.iter().map(candidate_text).collect::<String>())
+/// A list of any length, shown a page at a time.
+struct Pages<'a, E> {
+    ui: &'a Ui,
+    table: Table<4>,
+    page: Vec<E>,
+    any: bool,
+    shown: Result<(), Failure>,
+}
+
+impl<'a, E: Entry> Pages<'a, E> {
+    fn new(ui: &'a Ui) -> Pages<'a, E> {
+        Pages { ui, table: Table::new(E::ALIGN), page: Vec::new(), any: false, shown: Ok(()) }
+    }
+
+    fn add(&mut self, entry: E) {
+        self.any = true;
+        self.page.push(entry);
+        if self.page.len() == MAX_PAGE_ENTRIES {
+            self.show();
+        }
+    }
+
+    fn show(&mut self) {
+        if self.shown.is_ok() {
+            self.shown = if self.ui.json {
+                self.ui.records(self.page.iter().map(E::record))
+            } else {
+                let rows: Vec<[String; 4]> = self.page.iter().map(E::row).collect();
+                self.ui.result(&self.table.lay_out(&rows))
+            };
+        }
+        self.page.clear();
+    }
+
+    /// Shows the rest. An empty list is told to people, so that they do not wait for more.
+    fn end(mut self, empty: &str) -> Result<Exit, Failure> {
+        self.show();
+        if !self.any && !self.ui.json {
+            self.ui.note(format_args!("enxame: {empty}"));
+        }
+        self.shown.map(|()| Exit::Done)
     }
 }
 
@@ -109,13 +167,17 @@ mod tests {
 
     use super::*;
 
+    fn text<E: Entry>(entries: &[E]) -> String {
+        Table::new(E::ALIGN).lay_out(&entries.iter().map(E::row).collect::<Vec<_>>())
+    }
+
     const ID: FileId = FileId::from_bytes([0xab; 32]);
 
     #[test]
     fn the_catalogue_is_columns_of_name_size_id_and_holders() {
         let file =
             |name: &str, size, holders| ListedFile { name: name.parse().unwrap(), id: ID, size, holders };
-        let text = FileList::new().text(&[file("a b/model.bin", 268_435_456, 3), file("x", 1, 1)]);
+        let text = text(&[file("a b/model.bin", 268_435_456, 3), file("x", 1, 1)]);
         let hex = "ab".repeat(32);
         assert_eq!(
             text,
@@ -131,7 +193,7 @@ mod tests {
             files: 12,
             confirmed_ms: 4200,
         };
-        assert_eq!(PeerList::new().text(&[peer]), "p1  10.0.0.5:4001  12 files  confirmed 4.2 s ago\n");
+        assert_eq!(text(&[peer]), "p1  10.0.0.5:4001  12 files  confirmed 4.2 s ago\n");
     }
 
     #[test]
