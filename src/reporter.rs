@@ -27,10 +27,8 @@ impl Reporter {
 
     fn take(&mut self, event: &JobEvent) {
         self.bars.take(event);
-        if self.ui.json {
-            if let Some(record) = Event::of_job(event) {
-                self.ui.event(&record);
-            }
+        if let Some(record) = Event::of_job(event).filter(|_| self.ui.json) {
+            self.ui.event(&record);
         }
         match event {
             JobEvent::Done(done) => self.ui.note(format_args!("{}", summary(done))),

@@ -1,5 +1,8 @@
 //! The binary itself, as a shell runs it: help, usage errors, hashing, and a tracker that is asked.
 
+// Helpers of tests are tests too.
+#![allow(clippy::unwrap_used)]
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
