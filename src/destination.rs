@@ -56,6 +56,15 @@ impl Destination {
         }
     }
 
+    /// The folder into which files are put; none for standard output.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        match self {
+            Destination::Folder(path) => Some(path),
+            Destination::File(path) => Some(parent(path)),
+            Destination::Stdout => None,
+        }
+    }
+
     /// Makes the folder if it is not there, for as long as the guard lives or something is in it:
     /// a command that fetched nothing leaves nothing behind.
     ///
@@ -85,8 +94,12 @@ fn usage(message: &str) -> Failure {
     Failure::new(Exit::Usage, message)
 }
 
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn require_parent(path: &Path) -> Result<(), Failure> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent(path);
     if parent.is_dir() {
         return Ok(());
     }

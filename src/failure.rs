@@ -5,6 +5,7 @@ use std::path::Path;
 
 use enxame_actors::base::{FileId, FileName, IdPrefix, Question, What};
 use enxame_actors::net::TrackerAddress;
+use enxame_actors::peer::PeerError;
 use enxame_actors::peer::events::JobError;
 use enxame_actors::peer::tracker_client::AskError;
 use enxame_actors::wire::tracker::Candidate;
@@ -56,6 +57,23 @@ impl From<AskError> for Failure {
                 Failure::no_tracker(&[(tracker.to_string(), source.to_string())])
             }
             refused @ AskError::Refused { .. } => Failure::new(Exit::Failed, refused.to_string()),
+        }
+    }
+}
+
+impl From<PeerError> for Failure {
+    fn from(error: PeerError) -> Failure {
+        match error {
+            PeerError::Folder { path, source } => Failure::disk(&path, &source),
+            PeerError::NoTracker { tracker, why } => Failure::no_tracker(&[(tracker, why)]),
+            PeerError::Listen { address, source } => Failure::new(
+                Exit::Failed,
+                format!(
+                    "cannot listen on {address}: {}; choose another with --listen",
+                    human::reason(&source)
+                ),
+            ),
+            PeerError::Refused(_) | PeerError::Threads(_) => Failure::new(Exit::Failed, error.to_string()),
         }
     }
 }

@@ -48,6 +48,18 @@ pub(crate) enum Event<'a> {
         /// Why.
         reason: String,
     },
+    /// This peer is registered, and all of its list is told.
+    Registered {
+        /// The tracker's address.
+        tracker: String,
+    },
+    /// The tracker cannot be reached; it is tried again.
+    Lost {
+        /// The tracker's address.
+        tracker: String,
+        /// Why.
+        reason: &'a str,
+    },
     /// Somebody has the file.
     Found {
         /// The name under which it is fetched.

@@ -1,10 +1,12 @@
 //! Tells what happens in a job: bars and sentences for people, records for scripts.
 
+use std::io;
+
 use actix::{Actor, Context, Handler, Message, MessageResult};
-use enxame_actors::peer::events::{FileDone, JobEvent};
+use enxame_actors::peer::events::{FileDone, JobError, JobEvent};
 
 use crate::exit::Exit;
-use crate::failure::JobContext;
+use crate::failure::{Asker, JobContext};
 use crate::human;
 use crate::json::Event;
 use crate::progress::JobBars;
@@ -32,6 +34,12 @@ impl Reporter {
         }
         match event {
             JobEvent::Done(done) => self.ui.note(format_args!("{}", summary(done))),
+            // The reader of `-o -` has seen enough (`| head`): that is no failure.
+            JobEvent::Failed { what, error: JobError::Disk { kind: io::ErrorKind::BrokenPipe, .. } }
+                if self.context.asker == Asker::GetToStdout =>
+            {
+                log::info!("{what}: standard output was closed before its end");
+            }
             JobEvent::Failed { what, error } => {
                 let exit = self.ui.fail(&self.context.failure(what, error));
                 if self.exit == Exit::Done {
@@ -99,9 +107,8 @@ mod tests {
 
     use super::*;
     use enxame_actors::base::FileId;
-    use enxame_actors::peer::events::{JobError, SourceShare};
+    use enxame_actors::peer::events::SourceShare;
 
-    use crate::failure::Asker;
     use crate::progress;
 
     fn done(fetched_bytes: u64, kept_bytes: u64, peers: &[&str]) -> FileDone {
@@ -135,17 +142,35 @@ mod tests {
         assert!(summary(to_stdout).starts_with("dir/model.bin  1.00 kB"), "no path: its name");
     }
 
+    fn reporter(asker: Asker) -> Reporter {
+        let ui = Ui { json: false, quiet: true, bars: progress::bars(false) };
+        let context = JobContext { tracker: "10.0.0.1".parse().unwrap(), asker };
+        Reporter::new(ui, context, "3 files".into())
+    }
+
+    fn failed(what: &str, error: JobError) -> JobEvent {
+        JobEvent::Failed { what: what.into(), error }
+    }
+
     #[test]
     fn a_job_ends_with_the_code_of_its_first_failure() {
         actix_rt::System::new().block_on(async {
-            let ui = Ui { json: false, quiet: true, bars: progress::bars(false) };
-            let context = JobContext { tracker: "10.0.0.1".parse().unwrap(), asker: Asker::Get };
-            let reporter = Reporter::new(ui, context, "3 files".into()).start();
+            let reporter = reporter(Asker::Get).start();
             assert_eq!(reporter.send(Outcome).await.unwrap(), Exit::Done);
-            reporter.do_send(JobEvent::Failed { what: "a".into(), error: JobError::NobodyHasIt });
+            reporter.do_send(failed("a", JobError::NobodyHasIt));
             reporter.do_send(JobEvent::Done(done(1, 0, &["p1"])));
-            reporter.do_send(JobEvent::Failed { what: "b".into(), error: JobError::Undelivered(vec![]) });
+            reporter.do_send(failed("b", JobError::Undelivered(vec![])));
             assert_eq!(reporter.send(Outcome).await.unwrap(), Exit::NobodyHasIt);
         });
+    }
+
+    #[test]
+    fn a_reader_of_stdout_that_has_seen_enough_is_no_failure_but_a_file_cut_short_is() {
+        for (asker, exit) in [(Asker::GetToStdout, Exit::Done), (Asker::Get, Exit::Disk)] {
+            let mut reporter = reporter(asker);
+            let (path, kind) = ("x".into(), io::ErrorKind::BrokenPipe);
+            reporter.take(&failed("x", JobError::Disk { path, kind, why: "cannot be written".into() }));
+            assert_eq!(reporter.exit, exit);
+        }
     }
 }
