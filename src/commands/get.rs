@@ -37,7 +37,7 @@ pub(crate) fn run(ui: &Ui, args: &GetArgs) -> Result<Exit, Failure> {
         };
         let context = JobContext { tracker: args.tracker.tracker.clone(), asker };
         let reporter = Reporter::new(ui.clone(), context, title(&args.what)).start();
-        let fetch = Fetch::start(config, reporter.clone().recipient())?;
+        let fetch = Fetch::start(config, reporter.clone().recipient()).await?;
 
         let job = fetch.job().clone();
         let mut finished = Box::pin(fetch.finish());
@@ -55,9 +55,10 @@ pub(crate) fn run(ui: &Ui, args: &GetArgs) -> Result<Exit, Failure> {
     })
 }
 
-/// The id by which this process greets holders. Nobody looks it up.
+/// The id under which others fetch from this process while it runs: random, since two machines may
+/// have the same process numbers.
 fn own_id() -> PeerId {
-    format!("get-{}", std::process::id()).parse().expect("these are letters and digits")
+    format!("get-{:08x}", fastrand::u32(..)).parse().expect("these are letters and digits")
 }
 
 fn wants(what: &[What], destination: &Destination) -> Result<Vec<Want>, Failure> {
