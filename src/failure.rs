@@ -28,8 +28,9 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// A failure that is about no single file.
-    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Failure {
-        Failure { exit, message: message.into(), what: None, candidates: Vec::new() }
+    pub(crate) fn new(exit: Exit, message: impl AsRef<str>) -> Failure {
+        let message = human::without_error_numbers(message.as_ref());
+        Failure { exit, message, what: None, candidates: Vec::new() }
     }
 
     /// The disk, or standard output, refused.
@@ -102,7 +103,7 @@ impl JobContext {
     /// The failure of one wanted file.
     pub(crate) fn failure(&self, what: &str, error: &JobError) -> Failure {
         let message = match error {
-            JobError::NobodyHasIt => return nobody_has_it(what, &self.tracker),
+            JobError::NobodyHasIt => nobody_has_it(what, &self.tracker).message,
             JobError::Ambiguous(candidates) => self.ambiguous(what, candidates),
             JobError::Undelivered(reasons) => {
                 let list: Vec<String> =
@@ -141,11 +142,15 @@ impl JobContext {
                 }
             },
         };
+        let message = match self.asker {
+            Asker::Peer if error.may_pass() => format!("{message}; it is tried again"),
+            _ => message,
+        };
         let candidates = match error {
             JobError::Ambiguous(candidates) => candidates.clone(),
             _ => Vec::new(),
         };
-        Failure { exit: error.into(), message, what: Some(what.into()), candidates }
+        Failure { what: Some(what.into()), candidates, ..Failure::new(error.into(), message) }
     }
 
     fn ambiguous(&self, what: &str, candidates: &[Candidate]) -> String {

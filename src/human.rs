@@ -49,12 +49,24 @@ pub(crate) fn count(n: u64, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
-/// What an error of the system says, as part of a sentence: lower case, without its number.
+/// What an error of the system says, as part of a sentence: lower case.
 pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
-    let text = text.split(" (os error ").next().unwrap_or(&text);
     let mut chars = text.chars();
     chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// A message without the numbers that the system gives its errors: `(os error 111)` tells people nothing.
+pub(crate) fn without_error_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut told = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.bytes().all(|digit| digit.is_ascii_digit()) => told += rest,
+            _ => told.extend([" (os error ", part]),
+        }
+    }
+    told
 }
 
 /// A text as one word of a shell, so that what a message tells to type can be pasted.
@@ -161,9 +173,17 @@ mod tests {
 
     #[test]
     fn a_reason_reads_as_part_of_a_sentence() {
-        assert_eq!(reason(&io::Error::from_raw_os_error(111)), "connection refused");
+        assert_eq!(reason(&io::Error::from_raw_os_error(111)), "connection refused (os error 111)");
         assert_eq!(reason(&io::Error::other("no answer within 5 s")), "no answer within 5 s");
         assert_eq!(reason(&io::Error::other("")), "");
+    }
+
+    #[test]
+    fn the_numbers_of_errors_are_left_out_and_nothing_else() {
+        assert_eq!(without_error_numbers("a: refused (os error 111); b (os error 2)"), "a: refused; b");
+        for text in ["", "plain", "a file (os error x)", "cut (os error 11"] {
+            assert_eq!(without_error_numbers(text), text);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Tells what happens in a job: bars and sentences for people, records for scripts.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use actix::{Actor, Context, Handler, Message, MessageResult};
@@ -18,13 +19,15 @@ pub(crate) struct Reporter {
     context: JobContext,
     bars: JobBars,
     exit: Exit,
+    /// What was last told of each thing that failed.
+    told: BTreeMap<String, String>,
 }
 
 impl Reporter {
     /// A reporter of a job that fetches these things.
     pub(crate) fn new(ui: Ui, context: JobContext, title: String) -> Reporter {
         let bars = JobBars::new(ui.bars.clone(), title);
-        Reporter { ui, context, bars, exit: Exit::Done }
+        Reporter { ui, context, bars, exit: Exit::Done, told: BTreeMap::new() }
     }
 
     fn take(&mut self, event: &JobEvent) {
@@ -41,7 +44,13 @@ impl Reporter {
                 log::info!("{what}: standard output was closed before its end");
             }
             JobEvent::Failed { what, error } => {
-                let exit = self.ui.fail(&self.context.failure(what, error));
+                let failure = self.context.failure(what, error);
+                // A job that tries again need not say again why.
+                if self.told.get(what) == Some(&failure.message) {
+                    return;
+                }
+                self.told.insert(what.clone(), failure.message.clone());
+                let exit = self.ui.fail(&failure);
                 if self.exit == Exit::Done {
                     self.exit = exit;
                 }

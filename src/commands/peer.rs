@@ -2,7 +2,7 @@
 
 use actix::{Actor, Context, Handler};
 use enxame_actors::peer::tracker_link::TrackerNews;
-use enxame_actors::peer::{Peer, PeerConfig};
+use enxame_actors::peer::{Job, Peer, PeerConfig};
 
 use super::{in_system, title};
 use crate::cli::PeerArgs;
@@ -39,34 +39,33 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
             human::bytes(shared.bytes),
             args.root.join(args.id.as_str()).join("files").display()
         ));
-        let exit = fetch(ui, args, &peer, &mut signals).await;
-        if exit == Some(Exit::Done) {
-            signals.next().await;
-        }
-        signals.or_at_once(peer.stop()).await;
-        // A signal is how a role is meant to end.
-        Ok(exit.unwrap_or(Exit::Done))
+        let job = (!args.get.is_empty()).then(|| fetch(ui, args, &peer));
+        signals.next().await;
+        signals
+            .or_at_once(async {
+                if let Some(job) = job {
+                    job.cancel();
+                    job.wait().await;
+                }
+                peer.stop().await;
+            })
+            .await;
+        Ok(Exit::Done)
     })
 }
 
-/// Fetches what `--get` asks for. `None`: a signal came in the middle.
-async fn fetch(ui: &Ui, args: &PeerArgs, peer: &Peer, signals: &mut Signals) -> Option<Exit> {
-    if args.get.is_empty() {
-        return Some(Exit::Done);
-    }
+/// Starts to fetch what `--get` asks for. What fails is told, and the peer shares on.
+fn fetch(ui: &Ui, args: &PeerArgs, peer: &Peer) -> Job {
     let context = JobContext { tracker: args.tracker.tracker.clone(), asker: Asker::Peer };
     let reporter = Reporter::new(ui.clone(), context, title(&args.get)).start();
     let job = peer.fetch(args.get.clone(), false, reporter.clone().recipient());
-    tokio::select! {
-        () = job.wait() => Some(reporter.send(Outcome).await.unwrap_or(Exit::Failed)),
-        () = signals.next() => {
-            job.cancel();
-            signals.or_at_once(job.wait()).await;
-            // The bars go, whatever the outcome.
-            let _ = reporter.send(Outcome).await;
-            None
-        }
-    }
+    let over = job.clone();
+    actix_rt::spawn(async move {
+        over.wait().await;
+        // Takes the bars away.
+        let _ = reporter.send(Outcome).await;
+    });
+    job
 }
 
 /// Writes as records how the peer and its tracker get on. People read it in the log.
