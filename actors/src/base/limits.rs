@@ -70,6 +70,9 @@ pub const TRACKER_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// No progress on a source for this long: it is dropped.
 pub const SOURCE_DEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// No holder that can be reached has any of what is missing for this long: the download fails. Others
+/// that download it may lack the same parts, so that it stands still with all of them connected.
+pub const STANDSTILL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a peer's list is confirmed, unless the tracker is told otherwise.
 pub const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 /// Shortest refresh interval that can be set: below it, a busy machine looks dead.

@@ -111,7 +111,7 @@ impl Handler<Accepted> for BlockServer {
                 server.do_send(UploadEnded);
             }
         });
-        self.threads.next().spawn(task);
+        self.threads.take_turn().spawn(task);
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use crate::base::limits::{JOB_IN_FLIGHT_BYTES, JOB_TICK, MAX_DOWNLOAD_CONNECTIONS};
+use crate::base::limits::{JOB_IN_FLIGHT_BYTES, JOB_TICK, MAX_DOWNLOAD_CONNECTIONS, STANDSTILL_TIMEOUT};
 use crate::base::{FileId, FileName, Geometry, PeerId, Question, SpanIndex, SpanSet, What};
 use crate::content::folder::{Folder, Stamp};
 use crate::content::tree::{Proof, SpanHash};
@@ -743,7 +743,7 @@ impl Downloader {
             handoff: Handoff::to(assembler.clone().recipient()),
             facts,
         };
-        let connection = SourceConnection::start_on(self.threads.next(), config);
+        let connection = SourceConnection::start_on(self.threads.take_turn(), config);
         self.sources.insert(source, Source { peer, address, connection, is_connected: false, ending: None });
     }
 
@@ -864,12 +864,29 @@ impl Downloader {
                 self.search(index, ctx);
             }
             self.tell_progress(index, now);
+            self.check_standstill(index, now, ctx);
         }
         ctx.run_later(JOB_TICK, |job, ctx| {
             if !job.is_over {
                 job.tick(ctx);
             }
         });
+    }
+
+    /// Fails a file of which nobody who is connected has anything that is missing, for too long.
+    fn check_standstill(&mut self, index: FileIndex, now: Instant, ctx: &mut Context<Self>) {
+        let is_awaited = self.plan.file(index).is_none_or(|plan| plan.in_flight().next().is_some());
+        let file = &mut self.files[index.0 as usize];
+        // A stream whose reader takes nothing waits for the reader, not for holders.
+        if is_awaited || matches!(file.target, Target::Stream(_)) {
+            file.alive = now;
+        } else if now.saturating_duration_since(file.alive) > STANDSTILL_TIMEOUT {
+            let mut reasons = file.reasons(&self.holders);
+            for source in self.sources.values().filter(|source| file.holder(&source.peer).is_some()) {
+                reasons.push((source.peer.clone(), "does not have what is missing".into()));
+            }
+            self.fail(index, JobError::Undelivered(reasons), ctx);
+        }
     }
 
     fn tell_progress(&mut self, index: FileIndex, now: Instant) {

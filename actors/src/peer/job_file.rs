@@ -71,6 +71,8 @@ pub(super) struct JobFile {
     pub rate: Rate,
     /// Whether anything came since progress was last told.
     pub has_moved: bool,
+    /// When a span last came or was awaited.
+    pub alive: Instant,
     pub is_searching: bool,
     /// Whether a search has found nothing new since a holder was last lost.
     pub is_search_exhausted: bool,
@@ -102,6 +104,7 @@ impl JobFile {
             wasted_bytes: 0,
             rate: Rate::new(now),
             has_moved: false,
+            alive: now,
             is_searching: false,
             is_search_exhausted: false,
             next_search: now + FIRST_SEARCH_AFTER,

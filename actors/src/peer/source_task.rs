@@ -308,9 +308,7 @@ impl Talk {
 
     /// Waits for the hand-over that is on its way, if there is one.
     async fn flush(&mut self) -> Option<Ending> {
-        if self.handing_over.is_none() {
-            return None;
-        }
+        self.handing_over.as_ref()?;
         let verdict = settled(&mut self.handing_over).await;
         self.take_back(verdict).await
     }

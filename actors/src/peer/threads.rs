@@ -61,8 +61,8 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// The next thread.
-    pub fn next(&mut self) -> &ArbiterHandle {
+    /// The thread whose turn it is.
+    pub fn take_turn(&mut self) -> &ArbiterHandle {
         self.next = (self.next + 1) % self.handles.len();
         &self.handles[self.next]
     }

@@ -92,18 +92,21 @@ pub enum TrackerFailure {
     Refused(String),
 }
 
+/// Where the answer to a WHO_HAS goes.
+type Answer = oneshot::Sender<Result<Vec<Candidate>, TrackerFailure>>;
+
 /// An answer that is due, in the order asked.
 enum Expected {
     Registered,
     Noted,
-    Candidates(oneshot::Sender<Result<Vec<Candidate>, TrackerFailure>>),
+    Candidates(Answer),
 }
 
 /// The actor.
 pub struct TrackerLink {
     config: LinkConfig,
     list: ToldList,
-    asks: VecDeque<(Question, oneshot::Sender<Result<Vec<Candidate>, TrackerFailure>>)>,
+    asks: VecDeque<(Question, Answer)>,
     expected: VecDeque<Expected>,
     stage: Stage,
     /// CONFIRM came and the folder was looked at.
