@@ -12,8 +12,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
@@ -105,9 +105,10 @@ pub struct PartData {
     proof: Proof,
     /// Per span: whether it was verified on its way in or by [`PartFile::recover`]. Only grows.
     had: Box<[AtomicBool]>,
-    /// Whether the file may still be written or read as this part: not once it has its final name,
-    /// under which anybody may change it, and not once nobody holds its lock.
+    /// Whether somebody holds its lock and puts it together.
     is_open: AtomicBool,
+    /// What it looked like when it got its final name, under which anybody may change it.
+    finished: OnceLock<Stamp>,
 }
 
 impl PartData {
@@ -121,9 +122,13 @@ impl PartData {
         &self.proof
     }
 
-    /// Whether it is still a part file.
-    pub fn is_open(&self) -> bool {
-        self.is_open.load(Ordering::Acquire)
+    /// Whether what is had still stands in the file: while it is being put together, and as long as
+    /// nobody changed it once it was finished. To be asked before bytes go out.
+    pub fn is_unchanged(&self) -> bool {
+        match self.finished.get() {
+            Some(stamp) => Stamp::of(&self.file).is_ok_and(|now| now == *stamp),
+            None => self.is_open.load(Ordering::Acquire),
+        }
     }
 
     /// Whether a span is there.
@@ -183,7 +188,13 @@ impl PartFile {
             return Err(disk(error));
         }
         let had = proof.geometry().all_spans().map(|_| AtomicBool::new(false)).collect();
-        let data = PartData { file, proof: proof.clone(), had, is_open: AtomicBool::new(true) };
+        let data = PartData {
+            file,
+            proof: proof.clone(),
+            had,
+            is_open: AtomicBool::new(true),
+            finished: OnceLock::new(),
+        };
         Ok(PartFile {
             data: Arc::new(data),
             dir,
@@ -301,11 +312,15 @@ impl PartFile {
         if !self.data.had.iter().all(|had| had.load(Ordering::Acquire)) {
             return Err(PartError::Incomplete(self.part_path.clone()));
         }
-        self.data.is_open.store(false, Ordering::Release);
         self.prepare().map_err(|source| PartError::Disk { path: self.part_path.clone(), source })?;
         let disk = |source| PartError::Disk { path: self.target_path.clone(), source };
         match publish(&self.dir, &self.part_name, &self.target_leaf, overwrite) {
-            Ok(()) => Stamp::of(&self.data.file).map_err(disk),
+            Ok(()) => {
+                let stamp = Stamp::of(&self.data.file).map_err(disk)?;
+                // It is finished once, for that takes the part file.
+                let _ = self.data.finished.set(stamp);
+                Ok(stamp)
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.settle_for_existing(),
             Err(error) => Err(disk(error)),
         }

@@ -22,7 +22,7 @@ use crate::peer::assembler::{
 };
 use crate::peer::events::{FileDone, JobError, JobEvent, Progress, SourceState};
 use crate::peer::job_file::{JobFile, Stage, Target};
-use crate::peer::library::{AddFile, SharedFile};
+use crate::peer::library::AddFile;
 use crate::peer::shelf::Lend;
 use crate::peer::source_connection::{Order, SourceConfig, SourceConnection, SourceFact, SourceReport};
 use crate::peer::threads::Turns;
@@ -601,19 +601,17 @@ impl Downloader {
             Target::Place(place) => Some(place.path()),
             Target::Stream(_) => None,
         };
-        if let (Some(library), Some(stamp), Target::Place(place), Some(proof)) =
-            (&self.library, stamp, &file.target, &file.proof)
-        {
-            library.do_send(AddFile { name: place.name.clone(), proof: proof.clone(), stamp });
+        let finished = Lend::Finished { id: file.id };
+        match (&self.library, stamp, &file.target, &file.proof) {
+            (Some(library), Some(stamp), Target::Place(place), Some(proof)) => {
+                let add = AddFile { name: place.name.clone(), proof: proof.clone(), stamp };
+                // The shelf serves it until the library does, so that nobody is turned away between.
+                let added = library.send(add).into_actor(self);
+                ctx.spawn(added.map(|_, job, _| job.shelf.do_send(finished)));
+            }
+            _ => self.shelf.do_send(finished),
         }
-        if let (Some(stamp), Target::Place(place), Some(proof)) = (stamp, &file.target, &file.proof)
-            && file.is_large()
-        {
-            let opened = place.folder.open_file(&place.name);
-            let opened = opened.map(|(file, now)| (file, now == stamp));
-            self.shelf
-                .do_send(Lend::Finished { id: file.id, file: lendable(opened, proof, stamp, &place.name) });
-        }
+        let file = &self.files[index.0 as usize];
         self.events.do_send(JobEvent::Done(FileDone {
             name: file.name.clone(),
             id: file.id,
@@ -957,19 +955,6 @@ fn name_of(what: &What, candidate: &Candidate) -> FileName {
     asked
         .or_else(known)
         .unwrap_or_else(|| candidate.id.to_string().parse().expect("64 hex digits are a name"))
-}
-
-/// A finished file, open to be served, if it is still what was finished.
-fn lendable(
-    opened: std::io::Result<(std::fs::File, bool)>,
-    proof: &Proof,
-    stamp: Stamp,
-    name: &FileName,
-) -> std::io::Result<SharedFile> {
-    match opened? {
-        (file, true) => Ok(SharedFile { file, proof: proof.clone(), stamp, name: name.clone() }),
-        (_, false) => Err(std::io::Error::other("it was changed at once")),
-    }
 }
 
 /// Up to which span an ordered output may be fetched while `next` is to be written.

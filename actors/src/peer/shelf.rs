@@ -5,7 +5,6 @@
 //! find each other while they download.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
 
 use actix::prelude::*;
@@ -48,7 +47,7 @@ impl Served {
     pub fn is_unchanged(&self) -> bool {
         match self {
             Served::Whole(file) => file.is_unchanged(),
-            Served::Part(part) => part.is_open(),
+            Served::Part(part) => part.is_unchanged(),
         }
     }
 
@@ -64,7 +63,7 @@ impl Served {
     pub fn spans(&self) -> Option<SpanSet> {
         match self {
             Served::Whole(_) => None,
-            Served::Part(part) => Some(part.had()),
+            Served::Part(part) => Some(part.had()).filter(|had| !had.is_full()),
         }
     }
 }
@@ -78,8 +77,6 @@ pub fn spans_bytes(spans: &Option<SpanSet>) -> Option<Bytes> {
 pub struct Shelf {
     library: Option<(Recipient<OpenFile>, Recipient<Suspect>)>,
     parts: HashMap<FileId, (FileName, Arc<PartData>)>,
-    /// Finished files, where there is no library that serves them.
-    finished: HashMap<FileId, Arc<SharedFile>>,
     tracker: Recipient<ListChanged>,
     /// Counts up whenever a part has got a span.
     growth: watch::Sender<u64>,
@@ -92,7 +89,12 @@ impl Shelf {
         tracker: Recipient<ListChanged>,
     ) -> Addr<Shelf> {
         let (growth, _) = watch::channel(0);
-        Shelf { library, parts: HashMap::new(), finished: HashMap::new(), tracker, growth }.start()
+        Shelf { library, parts: HashMap::new(), tracker, growth }.start()
+    }
+
+    fn withdraw(&self, name: &FileName, part: &PartData) {
+        let removed = vec![Shelf::listing(name, part.proof(), false)];
+        self.tracker.do_send(ListChanged { added: Vec::new(), removed });
     }
 
     fn listing(name: &FileName, proof: &Proof, complete: bool) -> Listing {
@@ -116,11 +118,8 @@ impl Handler<Open> for Shelf {
     type Result = ResponseFuture<Option<Served>>;
 
     fn handle(&mut self, Open { id }: Open, _: &mut Self::Context) -> Self::Result {
-        let part = self.parts.get(&id).filter(|(_, part)| part.is_open());
-        let ours = match part {
-            Some((_, part)) => Some(Served::Part(Arc::clone(part))),
-            None => self.finished.get(&id).map(|file| Served::Whole(Arc::clone(file))),
-        };
+        let part = self.parts.get(&id).filter(|(_, part)| part.is_unchanged());
+        let ours = part.map(|(_, part)| Served::Part(Arc::clone(part)));
         let library = self.library.as_ref().map(|(open, _)| open.send(OpenFile { id }));
         Box::pin(async move {
             // The library first: what it has is whole.
@@ -151,7 +150,9 @@ impl Handler<Suspect> for Shelf {
     type Result = ();
 
     fn handle(&mut self, suspect: Suspect, _: &mut Self::Context) {
-        self.finished.remove(&suspect.id);
+        if let Some((name, part)) = self.parts.remove(&suspect.id) {
+            self.withdraw(&name, &part);
+        }
         if let Some((_, library)) = &self.library {
             library.do_send(suspect);
         }
@@ -171,12 +172,10 @@ pub enum Lend {
     },
     /// Some part has got a span.
     Grown,
-    /// It stands under its final name. The library serves it, if there is one.
+    /// It stands under its final name, and the library serves it, if there is one.
     Finished {
         /// The content.
         id: FileId,
-        /// The file, for a process without a library.
-        file: io::Result<SharedFile>,
     },
     /// It was given up.
     Ended {
@@ -196,28 +195,19 @@ impl Handler<Lend> for Shelf {
                 self.tracker.do_send(ListChanged { added: vec![listing], removed: Vec::new() });
             }
             Lend::Grown => self.growth.send_modify(|spans| *spans = spans.wrapping_add(1)),
-            Lend::Finished { id, file } => {
-                let Some((name, part)) = self.parts.remove(&id) else { return };
-                if self.library.is_some() {
-                    // The library lists it as complete, which replaces the partial entry.
-                    return;
-                }
-                let whole = Shelf::listing(&name, part.proof(), true);
-                match file {
-                    Ok(file) => {
-                        self.finished.insert(id, Arc::new(file));
-                        self.tracker.do_send(ListChanged { added: vec![whole], removed: Vec::new() });
-                    }
-                    Err(error) => {
-                        log::debug!("{name} is not served on: {error}");
-                        self.tracker.do_send(ListChanged { added: Vec::new(), removed: vec![whole] });
-                    }
+            // The library lists it as complete, which replaces the partial entry.
+            Lend::Finished { id } if self.library.is_some() => {
+                self.parts.remove(&id);
+            }
+            Lend::Finished { id } => {
+                if let Some((name, part)) = self.parts.get(&id) {
+                    let added = vec![Shelf::listing(name, part.proof(), true)];
+                    self.tracker.do_send(ListChanged { added, removed: Vec::new() });
                 }
             }
             Lend::Ended { id } => {
                 if let Some((name, part)) = self.parts.remove(&id) {
-                    let listing = Shelf::listing(&name, part.proof(), false);
-                    self.tracker.do_send(ListChanged { added: Vec::new(), removed: vec![listing] });
+                    self.withdraw(&name, &part);
                 }
             }
         }

@@ -173,9 +173,7 @@ impl Connection {
             // Checked in front of every span: bytes of a changed file must not go out as the old id.
             if !file.is_unchanged() {
                 self.forget(id);
-                if let Served::Whole(_) = file {
-                    self.upload.suspect.do_send(Suspect { id });
-                }
+                self.upload.suspect.do_send(Suspect { id });
                 return self.answer(&[FromHolder::Missing { id }]).await;
             }
             if !file.has(span) {
@@ -198,8 +196,8 @@ impl Connection {
     async fn file(&mut self, id: FileId) -> Option<Served> {
         if let Some(position) = self.opened.iter().position(|(opened, _)| *opened == id) {
             let entry = self.opened.remove(position);
-            // A part that was finished meanwhile is opened anew, under its final name.
-            if matches!(&entry.1, Served::Part(part) if !part.is_open()) {
+            // A part that was given up meanwhile may be there again, or the whole file.
+            if matches!(&entry.1, Served::Part(_)) && !entry.1.is_unchanged() {
                 return self.open_anew(id).await;
             }
             self.opened.push(entry);
