@@ -9,6 +9,8 @@
 //! | [`tracker`] | a tracker that answers as told, and a peer that says to a real one what a test wants |
 //! | [`files`] | seeded contents of the sizes that matter |
 //! | [`tree`] | a second implementation of the manifest, to check the first against |
+//! | [`job`] | a download job as a test sees it: what it was asked for, and all that it told |
+//! | [`swarm`] | a real tracker and real peers in the test's system |
 //! | [`probe`] | an actor that hands on what it is told |
 //!
 //! A test file takes it in with `mod support;`. Nothing here has a fixed port, and the only
@@ -18,9 +20,11 @@
 pub mod files;
 pub mod harness;
 pub mod holder;
+pub mod job;
 pub mod leaks;
 pub mod probe;
 pub mod proxy;
+pub mod swarm;
 pub mod tracker;
 pub mod tree;
 

@@ -16,6 +16,7 @@ use actix::WeakRecipient;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
+use tokio_util::task::TaskTracker;
 
 use crate::base::{FileId, FileName, SpanIndex, SpanSet};
 use crate::content::folder::{Folder, Stamp};
@@ -78,8 +79,9 @@ pub enum Output {
 enum Assembly {
     /// A part file.
     Part(Part),
-    /// A file of one span, which is written and finished in one go when it comes.
-    Whole { place: Place, proof: Proof },
+    /// A file of one span, which is written and finished in one go when it comes; one at a time,
+    /// for two sources may deliver it.
+    Whole { place: Place, proof: Proof, is_storing: bool },
     /// A stream.
     Ordered(Ordered),
 }
@@ -110,12 +112,29 @@ struct Ordered {
 pub struct Assembler {
     files: HashMap<FileIndex, Assembly>,
     advanced: WeakRecipient<StreamAdvanced>,
+    /// Work on files that is under way. What goes to a stream is not among it: nobody knows when
+    /// the other end of a pipe reads on.
+    disk: TaskTracker,
 }
 
 impl Assembler {
     /// Starts the actor; `advanced` hears how far a stream is.
     pub fn start(advanced: WeakRecipient<StreamAdvanced>) -> Addr<Assembler> {
-        Assembler { files: HashMap::new(), advanced }.start()
+        Assembler { files: HashMap::new(), advanced, disk: TaskTracker::new() }.start()
+    }
+
+    /// Runs work on files beside the actors.
+    fn on_disk<T, W>(&self, work: W) -> impl Future<Output = T> + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce() -> T + Send + 'static,
+    {
+        let under_way = self.disk.token();
+        blocking(move || {
+            let done = work();
+            drop(under_way);
+            done
+        })
     }
 }
 
@@ -127,14 +146,14 @@ impl Actor for Assembler {
     }
 }
 
-/// The spans of a stream in front of this one were written.
-#[derive(Clone, Copy, Debug, Message)]
+/// How far a stream is.
+#[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct StreamAdvanced {
     /// The file.
     pub file: FileIndex,
-    /// Number of the next span to be written.
-    pub next: u32,
+    /// Number of the next span to be written: those in front of it were. Or why no more can be.
+    pub next: Result<u32, JobError>,
 }
 
 /// Look at what stands at the place of a file.
@@ -162,7 +181,7 @@ impl Handler<Prepare> for Assembler {
     type Result = ResponseFuture<Result<Prepared, JobError>>;
 
     fn handle(&mut self, Prepare { place, id, size }: Prepare, _: &mut Self::Context) -> Self::Result {
-        Box::pin(blocking(move || match existing(&place.folder, &place.name, id, size) {
+        Box::pin(self.on_disk(move || match existing(&place.folder, &place.name, id, size) {
             Ok(Existing::Nothing) => Ok(Prepared::Free),
             Ok(Existing::Same(stamp)) => Ok(Prepared::Same(stamp)),
             Ok(Existing::Other) if place.overwrite => Ok(Prepared::Free),
@@ -211,13 +230,13 @@ impl Handler<Begin> for Assembler {
                 return Box::pin(fut::ready(Ok(nothing)));
             }
             Output::Place(place) if proof.geometry().is_single() => {
-                self.files.insert(file, Assembly::Whole { place, proof });
+                self.files.insert(file, Assembly::Whole { place, proof, is_storing: false });
                 return Box::pin(fut::ready(Ok(nothing)));
             }
             Output::Place(place) => place,
         };
         let overwrite = place.overwrite;
-        let begun = blocking(move || -> Result<_, JobError> {
+        let begun = self.on_disk(move || -> Result<_, JobError> {
             let part = PartFile::open(&place.folder, &place.name, &proof)?;
             let had = part.recover().map_err(|error| disk_trouble(part.path().to_owned(), error))?;
             Ok((Arc::new(part), had))
@@ -260,7 +279,7 @@ pub enum Outcome {
     Finished(Stamp),
     /// It is not of the file. Nothing was written.
     Wrong,
-    /// The file is not being put together any more.
+    /// The file is not being put together (any more), or another source is just delivering it.
     NotWanted,
     /// The disk refused.
     Failed(JobError),
@@ -344,12 +363,17 @@ impl Handler<SpansArrived> for Assembler {
                     part.storing += 1;
                     Sink::Part(Arc::clone(&part.file))
                 }
-                Some(Assembly::Whole { place, proof }) => Sink::Whole(place.clone(), proof.clone()),
-                Some(Assembly::Ordered(ordered)) => Sink::Memory(ordered.proof.clone()),
-                Some(Assembly::Part(_)) | None => Sink::Nowhere,
+                Some(Assembly::Whole { place, proof, is_storing }) if !*is_storing => {
+                    *is_storing = true;
+                    Sink::Whole(place.clone(), proof.clone())
+                }
+                Some(Assembly::Ordered(ordered)) if ordered.error.is_none() => {
+                    Sink::Memory(ordered.proof.clone())
+                }
+                Some(_) | None => Sink::Nowhere,
             })
             .collect();
-        let stored = blocking(move || {
+        let stored = self.on_disk(move || {
             let stored: Vec<_> = parts
                 .into_iter()
                 .zip(sinks)
@@ -369,6 +393,9 @@ impl Handler<SpansArrived> for Assembler {
                     }
                     Some(Assembly::Whole { .. }) if matches!(outcome, Outcome::Finished(_)) => {
                         assembler.files.remove(&file);
+                    }
+                    Some(Assembly::Whole { is_storing, .. }) if !matches!(outcome, Outcome::NotWanted) => {
+                        *is_storing = false;
                     }
                     _ => {}
                 }
@@ -426,7 +453,7 @@ impl Handler<Copy> for Assembler {
     type Result = ResponseFuture<Result<Stamp, JobError>>;
 
     fn handle(&mut self, Copy { from, to, id }: Copy, _: &mut Self::Context) -> Self::Result {
-        Box::pin(blocking(move || {
+        Box::pin(self.on_disk(move || {
             let reading = |error| from.trouble(error);
             let (file, stamp) = from.folder.open_file(&from.name).map_err(reading)?;
             let proof = hash_file(&file, stamp.size, &AtomicBool::new(false)).map_err(reading)?;
@@ -467,11 +494,15 @@ impl Handler<Forget> for Assembler {
 pub struct StopAssembling;
 
 impl Handler<StopAssembling> for Assembler {
-    type Result = ();
+    type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, _: StopAssembling, ctx: &mut Self::Context) {
-        self.files.clear();
-        ctx.stop();
+    fn handle(&mut self, _: StopAssembling, _: &mut Self::Context) -> Self::Result {
+        self.disk.close();
+        let disk = self.disk.clone();
+        Box::pin(async move { disk.wait().await }.into_actor(self).map(|(), assembler, ctx| {
+            assembler.files.clear();
+            ctx.stop();
+        }))
     }
 }
 
@@ -484,7 +515,7 @@ impl Assembler {
         }
         let Some(finishing) = part.finishing.take() else { return };
         let Some(Assembly::Part(part)) = self.files.remove(&file) else { return };
-        let finished = blocking(move || {
+        let finished = self.on_disk(move || {
             let file = Arc::into_inner(part.file).expect("nobody stores, so nobody else has the part file");
             Ok(file.finish(part.overwrite)?)
         });
@@ -530,7 +561,8 @@ impl Assembler {
             ordered.writer = Some(writer);
             ordered.error = written.err().map(|error| disk_trouble("standard output".into(), error));
             if let Some(advanced) = assembler.advanced.upgrade() {
-                advanced.do_send(StreamAdvanced { file, next: ordered.next });
+                let next = ordered.error.clone().map_or(Ok(ordered.next), Err);
+                advanced.do_send(StreamAdvanced { file, next });
             }
             assembler.write_on(file, ctx);
             assembler.settle(file);

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use crate::base::limits::{JOB_IN_FLIGHT_BYTES, JOB_TICK, MAX_DOWNLOAD_CONNECTIONS, STANDSTILL_TIMEOUT};
+use crate::base::limits::{
+    JOB_IN_FLIGHT_BYTES, JOB_TICK, MAX_DOWNLOAD_CONNECTIONS, STALL_TIMEOUT, STANDSTILL_TIMEOUT,
+};
 use crate::base::{FileId, FileName, Geometry, PeerId, Question, SpanIndex, SpanSet, What};
 use crate::content::folder::{Folder, Stamp};
 use crate::content::tree::{Proof, SpanHash};
@@ -263,7 +265,10 @@ impl Downloader {
         self.wants.push(Some((what, to)));
         self.unresolved += 1;
         let wait = self.patience.next_wait(&mut self.rng);
-        ctx.run_later(wait, move |job, ctx| job.ask_for(want, ctx));
+        ctx.run_later(wait, move |job, ctx| {
+            job.holders.forgive(Instant::now());
+            job.ask_for(want, ctx);
+        });
     }
 
     /// Begins a file: all candidates have the same id.
@@ -282,10 +287,14 @@ impl Downloader {
         };
         let holders = candidates.iter().map(|candidate| candidate.holder_count).sum();
         self.events.do_send(JobEvent::Found { name: name.clone(), id: first.id, size: first.size, holders });
-        let known = self.by_id.get(&first.id).copied();
-        if let Some(known) = known.filter(|known| !self.file(*known).has_failed) {
-            return self.take_up_again(known, what, name, target, ctx);
-        }
+        let known = self.by_id.get(&first.id).copied().filter(|known| !self.file(*known).has_failed);
+        let target = match (known, target) {
+            (Some(known), Target::Place(place)) if self.file(known).place().is_some() => {
+                return self.take_up_again(known, what, name, place, ctx);
+            }
+            // What goes through a stream cannot be copied: it is fetched for each place.
+            (_, target) => target,
+        };
         let index = FileIndex(self.files.len() as u32);
         let now = Instant::now();
         let mut file = JobFile::new(what, first.id, name, target, now);
@@ -319,22 +328,26 @@ impl Downloader {
         index: FileIndex,
         what: What,
         name: FileName,
-        target: Target,
+        place: Place,
         ctx: &mut Context<Self>,
     ) {
         let file = self.file(index);
-        match (target, &file.target) {
-            (Target::Place(place), Target::Place(first)) if place.path() != first.path() => {
-                file.also.push((what, name, place));
-                if file.stage == Stage::Over {
-                    self.copy_on(index, ctx);
-                }
-            }
-            _ => log::info!("{what} was asked for twice"),
+        let is_new = |taken: &Place| taken.path() != place.path();
+        if !file.place().is_none_or(is_new) || !file.also.iter().all(|(_, _, taken)| is_new(taken)) {
+            log::info!("{what} was asked for twice");
+            return;
+        }
+        file.also.push((what, name, place));
+        if file.stage == Stage::Over {
+            self.copy_on(index, ctx);
         }
     }
 
     fn prepared(&mut self, index: FileIndex, prepared: Result<Prepared, JobError>, ctx: &mut Context<Self>) {
+        // The job may have been cancelled meanwhile.
+        if self.file(index).stage != Stage::Preparing {
+            return;
+        }
         match prepared {
             Ok(Prepared::Free) => {
                 self.set_stage(index, Stage::Queued);
@@ -397,6 +410,7 @@ impl Downloader {
         if file.proof.is_none() {
             if file.manifest_from.is_none() {
                 file.manifest_from = Some(id);
+                file.manifest_asked = Instant::now();
                 file.asked_open.insert(id);
                 source.connection.do_send(Order::Open { file: index, id: file.id, manifest: true });
             }
@@ -435,7 +449,8 @@ impl Downloader {
         let geometry = *proof.geometry();
         file.is_begun = true;
         file.is_size_proved = had.contains(geometry.last_span());
-        file.kept_bytes = had.len_bytes(&geometry);
+        // A file that is begun again, with another size, finds what was fetched before.
+        file.kept_bytes = had.len_bytes(&geometry).saturating_sub(file.fetched_bytes);
         let (is_stream, is_complete) = (matches!(file.target, Target::Stream(_)), had.is_full());
         self.plan.add_file(index, file.id, geometry, had);
         if file.is_size_disputed() {
@@ -480,7 +495,7 @@ impl Downloader {
             Some(Some(spans)) => Holding::Spans(spans),
             Some(None) => return self.end_source(id, Ending::Protocol("a bit set of another length".into())),
         };
-        if file.manifest_from == Some(id) && file.proof.is_none() {
+        if file.proof.is_none() && (manifest.is_some() || file.manifest_from == Some(id)) {
             let proof = manifest.and_then(|values| Proof::new(file.id, geometry, values).ok());
             let Some(proof) = proof else { return self.end_source(id, Ending::WrongManifest) };
             log::debug!("{} sent the manifest of {}", source.peer, file.id.short());
@@ -512,11 +527,17 @@ impl Downloader {
         ctx: &mut Context<Self>,
     ) {
         for (index, span, outcome) in outcomes {
+            let geometry = self.files[index.0 as usize].geometry();
+            if geometry.and_then(|geometry| geometry.span(span.number().into())).is_none() {
+                // It was asked for when another size was believed.
+                self.plan.not_stored(id, index, span);
+                continue;
+            }
             match outcome {
                 Outcome::Stored => self.stored(id, index, span, None, ctx),
                 Outcome::Finished(stamp) => self.stored(id, index, span, Some(stamp), ctx),
                 Outcome::NotWanted => {
-                    self.plan.stored(id, index, span, Instant::now());
+                    self.plan.not_stored(id, index, span);
                     self.waste(index, span);
                 }
                 Outcome::Wrong => {
@@ -577,9 +598,9 @@ impl Downloader {
     /// The size is proved: who states another one for this id was wrong.
     fn end_who_disagrees(&mut self, index: FileIndex) {
         let file = &self.files[index.0 as usize];
-        let wrong = self.sources.iter().filter(|(_, source)| file.disagrees(&source.peer)).map(|(id, _)| *id);
-        for id in wrong.collect::<Vec<_>>() {
-            self.end_source(id, Ending::WrongSize { stated: 0 });
+        let stated = |(id, source): (&SourceId, &Source)| Some((*id, file.disagrees(&source.peer)?));
+        for (id, stated) in self.sources.iter().filter_map(stated).collect::<Vec<_>>() {
+            self.end_source(id, Ending::WrongSize { stated });
         }
     }
 
@@ -588,6 +609,8 @@ impl Downloader {
     fn finish(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
         self.set_stage(index, Stage::Finishing);
         self.ask(Finish { file: index }, ctx, move |job, finished, ctx| match finished {
+            // A stream that was given up meanwhile has told its end.
+            _ if job.file(index).stage != Stage::Finishing => {}
             Ok(stamp) => job.done(index, stamp, ctx),
             Err(error) => job.fail(index, error, ctx),
         });
@@ -800,6 +823,10 @@ impl Downloader {
         if file.manifest_from == Some(id) {
             file.manifest_from = None;
         }
+        let is_holder = |file: &JobFile| file.stage != Stage::Over && file.holder(&peer).is_some();
+        if !self.files.iter().any(is_holder) {
+            self.end_source(id, Ending::Missing);
+        }
         self.engage(index, ctx);
         self.assign_all();
         self.check_hope(index, ctx);
@@ -861,6 +888,7 @@ impl Downloader {
             if self.file(index).is_search_due(now) && is_room {
                 self.search(index, ctx);
             }
+            self.hurry_manifest(index, now, ctx);
             self.tell_progress(index, now);
             self.check_standstill(index, now, ctx);
         }
@@ -884,6 +912,16 @@ impl Downloader {
                 reasons.push((source.peer.clone(), "does not have what is missing".into()));
             }
             self.fail(index, JobError::Undelivered(reasons), ctx);
+        }
+    }
+
+    /// Asks another source for a manifest that is overdue.
+    fn hurry_manifest(&mut self, index: FileIndex, now: Instant, ctx: &mut Context<Self>) {
+        let file = self.file(index);
+        let is_overdue = now.saturating_duration_since(file.manifest_asked) >= STALL_TIMEOUT;
+        if file.proof.is_none() && file.manifest_from.is_some() && is_overdue {
+            file.manifest_from = None;
+            self.engage(index, ctx);
         }
     }
 
@@ -1024,10 +1062,14 @@ impl Handler<SourceReport> for Downloader {
 impl Handler<StreamAdvanced> for Downloader {
     type Result = ();
 
-    fn handle(&mut self, StreamAdvanced { file, next }: StreamAdvanced, _: &mut Self::Context) {
-        if let Some(proof) = self.file(file).proof.clone() {
-            self.plan.limit_file_to(file, stream_horizon(&proof, next));
-            self.assign_all();
+    fn handle(&mut self, StreamAdvanced { file, next }: StreamAdvanced, ctx: &mut Self::Context) {
+        match (next, self.file(file).proof.clone()) {
+            (Ok(next), Some(proof)) => {
+                self.plan.limit_file_to(file, stream_horizon(&proof, next));
+                self.assign_all();
+            }
+            (Ok(_), None) => {}
+            (Err(error), _) => self.fail(file, error, ctx),
         }
     }
 }
@@ -1068,7 +1110,11 @@ impl Handler<CancelJob> for Downloader {
             }
         }
         for index in self.indexes() {
-            self.fail(index, JobError::Interrupted, ctx);
+            // All of it is there: it gets its name in a moment.
+            let file = self.file(index);
+            if file.stage != Stage::Finishing || file.place().is_none() {
+                self.fail(index, JobError::Interrupted, ctx);
+            }
         }
         self.end_if_over(ctx);
     }

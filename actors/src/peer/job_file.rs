@@ -58,8 +58,10 @@ pub(super) struct JobFile {
     pub proof: Option<Proof>,
     /// Whether the assembler and the plan have it.
     pub is_begun: bool,
-    /// Who was asked for the manifest.
+    /// Who was asked for the manifest, until it is overdue.
     pub manifest_from: Option<SourceId>,
+    /// When that was.
+    pub manifest_asked: Instant,
     /// Who was asked what it has.
     pub asked_open: BTreeSet<SourceId>,
     /// Holders that turned out not to have it, and how they said so.
@@ -96,6 +98,7 @@ impl JobFile {
             proof: None,
             is_begun: false,
             manifest_from: None,
+            manifest_asked: now,
             asked_open: BTreeSet::new(),
             lost: BTreeMap::new(),
             delivered: BTreeMap::new(),
@@ -109,6 +112,14 @@ impl JobFile {
             is_search_exhausted: false,
             next_search: now + FIRST_SEARCH_AFTER,
             search_wait: FIRST_SEARCH_AFTER,
+        }
+    }
+
+    /// Where it goes, unless it goes into a stream.
+    pub(super) fn place(&self) -> Option<&Place> {
+        match &self.target {
+            Target::Place(place) => Some(place),
+            Target::Stream(_) => None,
         }
     }
 
@@ -160,9 +171,12 @@ impl JobFile {
         self.claims.get(&self.claim)?.get(peer).copied()
     }
 
-    /// Whether this peer states another size than the one believed.
-    pub(super) fn disagrees(&self, peer: &PeerId) -> bool {
-        self.holder(peer).is_none() && self.claims.values().any(|holders| holders.contains_key(peer))
+    /// The size that this peer states, if it is another one than the one believed.
+    pub(super) fn disagrees(&self, peer: &PeerId) -> Option<u64> {
+        if self.holder(peer).is_some() {
+            return None;
+        }
+        self.claims.iter().find(|(_, holders)| holders.contains_key(peer)).map(|(size, _)| *size)
     }
 
     /// Whether holders state different sizes, and none is proved.

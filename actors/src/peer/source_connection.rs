@@ -44,7 +44,8 @@ pub struct SourceConnection {
     facts: Recipient<SourceReport>,
     orders: mpsc::Sender<Order>,
     stop: CancellationToken,
-    is_ended: bool,
+    /// Why the job wants its end, until the task has ended.
+    ending: Option<Ending>,
 }
 
 impl SourceConnection {
@@ -54,25 +55,16 @@ impl SourceConnection {
         Self::start_in_arbiter(thread, move |ctx| {
             let stop = CancellationToken::new();
             let (source, facts) = (config.source, config.facts.clone());
-            let task = SourceTask::new(config, taken, ctx.address().recipient());
-            let stopped = stop.clone();
-            actix_rt::spawn(async move {
-                tokio::select! {
-                    () = stopped.cancelled() => {}
-                    () = task.run() => {}
-                }
-            });
-            SourceConnection { source, facts, orders, stop, is_ended: false }
+            let task = SourceTask::new(config, taken, ctx.address().recipient(), stop.clone());
+            actix_rt::spawn(task.run());
+            SourceConnection { source, facts, orders, stop, ending: None }
         })
     }
 
-    /// Reports the end, once, and ends.
-    fn end(&mut self, ending: Ending, ctx: &mut Context<Self>) {
-        if !self.is_ended {
-            self.is_ended = true;
-            self.facts.do_send(SourceReport { source: self.source, fact: SourceFact::Ended(ending) });
-        }
-        ctx.stop();
+    /// Has the task end; its end is the source's.
+    fn end(&mut self, ending: Ending) {
+        self.ending.get_or_insert(ending);
+        self.stop.cancel();
     }
 }
 
@@ -157,12 +149,12 @@ pub enum SourceFact {
 impl Handler<Order> for SourceConnection {
     type Result = ();
 
-    fn handle(&mut self, order: Order, ctx: &mut Self::Context) {
+    fn handle(&mut self, order: Order, _: &mut Self::Context) {
         if let Order::End(ending) = order {
-            return self.end(ending, ctx);
+            return self.end(ending);
         }
         if let Err(TrySendError::Full(_)) = self.orders.try_send(order) {
-            self.end(Ending::Stalled(crate::base::limits::SOURCE_DEAD_TIMEOUT), ctx);
+            self.end(Ending::Stalled(crate::base::limits::SOURCE_DEAD_TIMEOUT));
         }
     }
 }
@@ -176,9 +168,14 @@ impl Handler<TaskFact> for SourceConnection {
     type Result = ();
 
     fn handle(&mut self, TaskFact(fact): TaskFact, ctx: &mut Self::Context) {
-        match fact {
-            SourceFact::Ended(ending) => self.end(ending, ctx),
-            fact => self.facts.do_send(SourceReport { source: self.source, fact }),
-        }
+        let fact = match fact {
+            // The last word of the task.
+            SourceFact::Ended(ending) => {
+                ctx.stop();
+                SourceFact::Ended(self.ending.take().unwrap_or(ending))
+            }
+            fact => fact,
+        };
+        self.facts.do_send(SourceReport { source: self.source, fact });
     }
 }

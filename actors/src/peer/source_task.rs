@@ -11,6 +11,7 @@ use actix::Recipient;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
 
 use crate::base::limits::{MAX_SPANS, SOURCE_DEAD_TIMEOUT};
 use crate::base::{FileId, Geometry, SpanIndex};
@@ -33,6 +34,7 @@ pub(super) struct SourceTask {
     config: SourceConfig,
     orders: mpsc::Receiver<Order>,
     connection: Recipient<TaskFact>,
+    stop: CancellationToken,
 }
 
 /// An answer that is due.
@@ -63,35 +65,57 @@ impl SourceTask {
         config: SourceConfig,
         orders: mpsc::Receiver<Order>,
         connection: Recipient<TaskFact>,
+        stop: CancellationToken,
     ) -> SourceTask {
-        SourceTask { config, orders, connection }
+        SourceTask { config, orders, connection, stop }
     }
 
-    /// Runs until the connection ends, and says why.
+    /// Runs until the connection ends or is to stop, and says why. When it says so, nothing that it
+    /// handed over is being written any more.
     pub(super) async fn run(self) {
         let connection = self.connection.clone();
-        let ending = match self.talk().await {
-            Ok(ending) => ending,
-            Err(error) => ending_of(error),
-        };
+        let ending = self.talk().await.unwrap_or_else(ending_of);
         // If the actor has gone, it has told its end already.
         let _ = connection.send(TaskFact(SourceFact::Ended(ending))).await;
     }
 
     async fn talk(mut self) -> Result<Ending, LinkError> {
+        let stop = self.stop.clone();
+        let mut talk = match stop.run_until_cancelled(self.connect()).await {
+            Some(connected) => match connected? {
+                Ok(talk) => talk,
+                Err(ending) => return Ok(ending),
+            },
+            None => return Ok(Ending::NotNeeded),
+        };
+        loop {
+            let ended = match stop.run_until_cancelled(talk.step(&mut self.orders)).await {
+                Some(Ok(None)) => continue,
+                Some(Ok(Some(ending))) => Ok(ending),
+                Some(Err(error)) => Err(error),
+                None => Ok(Ending::NotNeeded),
+            };
+            // It counts, whatever came behind it.
+            talk.flush().await;
+            return ended;
+        }
+    }
+
+    /// Dials and greets; or why this is not the peer that is wanted.
+    async fn connect(&self) -> Result<Result<Talk, Ending>, LinkError> {
         let stream = match dial(self.config.address).await {
             Ok(stream) => stream,
-            Err(error) => return Ok(Ending::Unreachable(error.to_string())),
+            Err(error) => return Ok(Err(Ending::Unreachable(error.to_string()))),
         };
         let (hello, stream, read) = greeting::greet(stream, Hello::new(self.config.us.clone())).await?;
         if hello.peer != self.config.peer {
             let why = format!("{} answers at its address", hello.peer);
-            return Ok(Ending::Unreachable(why));
+            return Ok(Err(Ending::Unreachable(why)));
         }
         if hello.peer == self.config.us {
-            return Ok(Ending::Refused("it is ourselves".into()));
+            return Ok(Err(Ending::Refused("it is ourselves".into())));
         }
-        let mut talk = Talk {
+        let talk = Talk {
             reader: FrameReader::new(stream, read, SOURCE_DEAD_TIMEOUT),
             expected: VecDeque::new(),
             handoff: self.config.handoff.clone(),
@@ -102,11 +126,7 @@ impl SourceTask {
             scratch: Vec::new(),
         };
         talk.tell(SourceFact::Connected).await;
-        loop {
-            if let Some(ending) = talk.step(&mut self.orders).await? {
-                return Ok(ending);
-            }
-        }
+        Ok(Ok(talk))
     }
 }
 

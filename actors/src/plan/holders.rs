@@ -83,6 +83,16 @@ impl Holders {
         entry.ending = Some(ending);
     }
 
+    /// A later attempt begins: who failed may be well again. Who lied stays given up.
+    pub fn forgive(&mut self, now: Instant) {
+        for entry in self.entries.values_mut() {
+            if entry.state == DialState::GivenUp && !entry.ending.as_ref().is_some_and(Ending::is_lie) {
+                entry.state = DialState::Ready(now);
+                entry.failures = 0;
+            }
+        }
+    }
+
     /// A holder that is connected or can still be tried, if there is one among `wanted`.
     pub fn any_hope(&self, wanted: impl Fn(&PeerId) -> bool) -> bool {
         self.entries.iter().any(|(peer, entry)| entry.state != DialState::GivenUp && wanted(peer))
@@ -133,6 +143,36 @@ mod tests {
         assert_eq!(holders.dial(|_| true, later + Duration::from_secs(999), &mut rng), None);
         holders.learn(&p, address(2), later);
         assert!(holders.dial(|_| true, later, &mut rng).is_some(), "a new process at a new address");
+    }
+
+    #[test]
+    fn a_later_attempt_forgives_who_failed_and_not_who_lied() {
+        let now = Instant::now();
+        let mut rng = fastrand::Rng::with_seed(3);
+        let mut holders = Holders::default();
+        for (number, (peer, ending)) in [
+            ("dead", Ending::Unreachable("refused".into())),
+            ("gone", Ending::Missing),
+            ("liar", Ending::WrongManifest),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let peer: PeerId = peer.parse().unwrap();
+            holders.learn(&peer, address(number as u16 + 1), now);
+            let mut later = now;
+            while holders.any_hope(|other| *other == peer) {
+                assert!(holders.dial(|other| *other == peer, later, &mut rng).is_some());
+                holders.ended(&peer, ending.clone(), later);
+                later += Duration::from_secs(60);
+            }
+        }
+        holders.forgive(now);
+        let hope = ["dead", "gone", "liar"].map(|peer| holders.any_hope(|other| other.as_str() == peer));
+        assert_eq!(hope, [true, true, false]);
+        let (dead, _) = holders.dial(|peer| peer.as_str() == "dead", now, &mut rng).unwrap();
+        holders.ended(&dead, Ending::Cut("cut".into()), now);
+        assert!(holders.any_hope(|peer| *peer == dead), "its failures begin anew");
     }
 
     #[test]

@@ -1,0 +1,394 @@
+//! Downloads on real loopback sockets: what arrives, from whom, and what is told of it, beside
+//! holders and networks that fail and lie.
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use enxame_actors::base::limits::JOB_IN_FLIGHT_BYTES;
+use enxame_actors::peer::events::{JobError, JobEvent, SourceState};
+use enxame_actors::wire::peer::ToHolder;
+use enxame_actors::wire::tracker::{Candidate, Holder};
+use support::files::{SIZES, SPAN};
+use support::holder::{Asked, opened};
+use support::job::{
+    Running, Told, assert_sums_up, fetch, into_folder, part_files, share, to_name, to_stream,
+};
+use support::proxy::{End, RefusingAddress, Way};
+use support::swarm::{NEVER, RealPeer, RealTracker};
+use support::tracker::{Script, candidate};
+use support::{Behaviour, Content, FakeHolder, FakeTracker, Fault, FaultProxy, Test, system_test};
+use tokio::sync::{mpsc, oneshot, watch};
+
+// ---- what the stories stand on ----
+
+/// A tracker that knows these.
+fn tracker_of(test: &Test, candidates: Vec<Candidate>) -> FakeTracker {
+    FakeTracker::start(test, Script { candidates, ..Script::default() })
+}
+
+fn holder(test: &Test, peer: &str, content: &Content, behaviour: Behaviour) -> FakeHolder {
+    FakeHolder::start(test, peer, std::slice::from_ref(content), behaviour)
+}
+
+/// Lets all bytes of a holder arrive later, so that whoever is not behind it is asked before it.
+fn later(test: &Test, holder: &FakeHolder) -> FaultProxy {
+    let way = Way { latency: Duration::from_millis(300), ..Way::default() };
+    FaultProxy::start(test, holder.address(), vec![Fault::to_client(way)])
+}
+
+/// How many connections a holder had.
+fn connections(asked: &[(u64, Asked)]) -> usize {
+    asked.iter().filter(|(_, asked)| *asked == Asked::Connected).count()
+}
+
+/// How many spans were asked for on connections of a holder.
+fn spans_asked(content: &Content, asked: &[(u64, Asked)]) -> usize {
+    let spans = |(_, asked): &(u64, Asked)| match asked {
+        Asked::Said(ToHolder::Get { run, .. }) => content.geometry.spans_of_run(*run).map(|run| run.len()),
+        _ => None,
+    };
+    asked.iter().filter_map(spans).sum()
+}
+
+// ---- sizes and holders ----
+
+#[test]
+fn every_size_arrives_whole_from_a_holder_and_the_numbers_sum_up() {
+    system_test(|test| async move {
+        let mut rng = test.rng();
+        let contents: Vec<Content> = SIZES.iter().map(|(size, _)| Content::random(&mut rng, *size)).collect();
+        let holder = FakeHolder::start(&test, "p1", &contents, Behaviour::Honest);
+        for (content, (size, why)) in contents.iter().zip(SIZES) {
+            let tracker = tracker_of(&test, vec![candidate(content, &["dir/x.bin"], vec![holder.listed()])]);
+            let to = test.folder();
+            let told = fetch(&test, tracker.address(), vec![into_folder("dir/x.bin", &to)]).await;
+            let done = told.done();
+            assert!(content.stands_at(&to.join("x.bin")), "size {size}: {why}");
+            assert_eq!((done.id, done.size, done.name.as_str()), (content.id, size as u64, "dir/x.bin"));
+            assert_eq!((done.fetched_bytes, done.kept_bytes, done.wasted_bytes), (size as u64, 0, 0), "{why}");
+            assert_eq!(done.path, Some(to.join("x.bin")));
+            assert_eq!(share(done, "p1"), size as u64);
+            assert_sums_up(done);
+            assert_eq!(part_files(&to), Vec::<PathBuf>::new());
+            let found = told.0.iter().find_map(|event| match event {
+                JobEvent::Found { id, size, holders, .. } => Some((*id, *size, *holders)),
+                _ => None,
+            });
+            assert_eq!(found, Some((content.id, size as u64, 1)));
+        }
+    });
+}
+
+#[test]
+fn every_size_arrives_whole_from_a_real_peer_through_a_real_tracker() {
+    system_test(|test| async move {
+        let mut rng = test.rng();
+        let contents: Vec<Content> = SIZES.iter().map(|(size, _)| Content::random(&mut rng, *size)).collect();
+        let tracker = RealTracker::start(&test, NEVER);
+        let peer = RealPeer::start(&test, tracker.address(), "p1", |files| {
+            for (n, content) in contents.iter().enumerate() {
+                content.write(files, &format!("sizes/{n}"));
+            }
+        })
+        .await;
+        let to = test.folder();
+        let wants = (0..contents.len()).map(|n| into_folder(&format!("sizes/{n}"), &to)).collect();
+        let told = fetch(&test, tracker.address(), wants).await;
+        assert_eq!(told.all_done().len(), SIZES.len(), "{told:#?}");
+        for (n, content) in contents.iter().enumerate() {
+            assert!(content.stands_at(&to.join(n.to_string())), "size {}", SIZES[n].0);
+            let done = told.all_done().into_iter().find(|done| done.id == content.id).unwrap();
+            assert_eq!((done.fetched_bytes, done.kept_bytes, done.wasted_bytes), (content.size(), 0, 0));
+            assert_sums_up(done);
+        }
+        assert_eq!(told.connected("p1"), 1, "one connection carries all files");
+        peer.stop().await;
+        tracker.stop().await;
+    });
+}
+
+fn each_holder_delivers(count: usize) {
+    system_test(move |test| async move {
+        let content = Content::random(&mut test.rng(), 48 * SPAN + 5);
+        // Slow enough that nobody has delivered all before the last one is connected.
+        let holders: Vec<FakeHolder> = (1..=count)
+            .map(|n| holder(&test, &format!("p{n}"), &content, Behaviour::Trickle(8 << 20)))
+            .collect();
+        let listed = holders.iter().map(FakeHolder::listed).collect();
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
+        let to = test.folder();
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        assert!(content.stands_at(&to.join("x")));
+        assert_sums_up(told.done());
+        for (n, holder) in (1..=count).zip(&holders) {
+            assert!(share(told.done(), &format!("p{n}")) > 0, "p{n}: {:?}", told.done());
+            assert_eq!(connections(&holder.asked()), 1, "p{n}");
+        }
+    });
+}
+
+#[test]
+fn one_holder_delivers_all_spans() {
+    each_holder_delivers(1);
+}
+
+#[test]
+fn two_holders_deliver_at_the_same_time() {
+    each_holder_delivers(2);
+}
+
+#[test]
+fn five_holders_deliver_at_the_same_time() {
+    each_holder_delivers(5);
+}
+
+#[test]
+fn a_job_of_many_files_uses_one_connection_per_peer() {
+    system_test(|test| async move {
+        let mut rng = test.rng();
+        let contents: Vec<Content> =
+            (0..60).map(|n| Content::random(&mut rng, if n % 10 == 0 { 2 * SPAN + n } else { 1000 + n })).collect();
+        let holders = ["p1", "p2"].map(|peer| FakeHolder::start(&test, peer, &contents, Behaviour::Honest));
+        let candidates = contents.iter().enumerate().map(|(n, content)| {
+            candidate(content, &[&format!("f{n}")], holders.iter().map(FakeHolder::listed).collect())
+        });
+        let tracker = tracker_of(&test, candidates.collect());
+        let to = test.folder();
+        let wants = (0..contents.len()).map(|n| into_folder(&format!("f{n}"), &to)).collect();
+        let told = fetch(&test, tracker.address(), wants).await;
+        assert_eq!(told.all_done().len(), contents.len(), "{:?}", told.all_failed());
+        for (n, content) in contents.iter().enumerate() {
+            assert!(content.stands_at(&to.join(format!("f{n}"))), "f{n}");
+        }
+        told.all_done().into_iter().for_each(assert_sums_up);
+        for holder in &holders {
+            assert_eq!(connections(&holder.asked()), 1);
+        }
+        assert_eq!((told.connected("p1"), told.connected("p2")), (1, 1));
+    });
+}
+
+// ---- a bad holder beside an honest one ----
+
+/// How a job treats a bad holder: how often it dials it, and with which words it drops it.
+struct Treatment {
+    behaviour: Behaviour,
+    /// Part of each reason.
+    reason: &'static str,
+    /// Whether it is dialled again.
+    again: bool,
+}
+
+/// The file arrives, the honest holder is never dropped, the bad one is, for its reason.
+fn the_file_arrives_beside(treatment: Treatment) {
+    system_test(move |test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN + 100);
+        let bad = holder(&test, "bad", &content, treatment.behaviour.clone());
+        let good = holder(&test, "good", &content, Behaviour::Honest);
+        let proxy = later(&test, &good);
+        let listed = vec![bad.listed(), good.listed_at(proxy.address())];
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
+        let to = test.folder();
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        assert!(content.stands_at(&to.join("x")), "{:?}", treatment.behaviour);
+        assert_sums_up(told.done());
+        assert_eq!(told.dropped("good"), Vec::<&str>::new());
+        assert!(share(told.done(), "good") > 0);
+        let dropped = told.dropped("bad");
+        assert!(!dropped.is_empty(), "{:?} is not dropped: {told:#?}", treatment.behaviour);
+        for reason in dropped {
+            assert!(reason.contains(treatment.reason), "{:?}: {reason}", treatment.behaviour);
+        }
+        let dialled = connections(&bad.asked());
+        assert_eq!(dialled > 1, treatment.again, "{:?} was dialled {dialled} times", treatment.behaviour);
+    });
+}
+
+#[test]
+fn who_sends_a_flipped_bit_is_dropped_and_never_asked_again() {
+    let (behaviour, reason) = (Behaviour::FlipBit(3), "sent wrong data (span 3)");
+    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+}
+
+#[test]
+fn who_sends_another_file_is_dropped_and_never_asked_again() {
+    let (behaviour, reason) = (Behaviour::OtherFile, "sent wrong data (span 8)");
+    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+}
+
+#[test]
+fn who_says_it_has_what_it_lacks_is_dropped_and_never_asked_again() {
+    let (behaviour, reason) = (Behaviour::Missing, "does not have it");
+    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+}
+
+#[test]
+fn who_sends_other_blocks_than_it_was_asked_for_is_dropped_and_never_asked_again() {
+    let (behaviour, reason) = (Behaviour::WrongIndex, "blocks that were not asked for");
+    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+}
+
+#[test]
+fn who_sends_blocks_that_nobody_asked_for_is_dropped_and_never_asked_again() {
+    let (behaviour, reason) = (Behaviour::Unasked, "broke the protocol");
+    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+}
+
+#[test]
+fn who_states_a_wrong_size_is_dropped_and_never_asked_again() {
+    let (behaviour, reason) = (Behaviour::WrongSize, "states a wrong size (2097253 bytes)");
+    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+}
+
+#[test]
+fn who_sends_a_wrong_manifest_is_dropped_and_never_asked_again() {
+    let (behaviour, reason) = (Behaviour::WrongManifest, "sent a wrong manifest");
+    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+}
+
+#[test]
+fn who_speaks_another_version_is_dropped_with_both_versions_named() {
+    let (behaviour, reason) = (Behaviour::OtherVersion, "this is protocol version 1, bad (fake holder) speaks version 2");
+    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+}
+
+#[test]
+fn who_is_busy_is_asked_again_when_it_said() {
+    let (behaviour, reason) = (Behaviour::Busy(100), "is busy");
+    the_file_arrives_beside(Treatment { behaviour, reason, again: true });
+}
+
+#[test]
+fn who_hangs_up_before_its_greeting_is_dialled_again() {
+    let (behaviour, reason) = (Behaviour::CloseAt(10), "in the middle of a message");
+    the_file_arrives_beside(Treatment { behaviour, reason, again: true });
+}
+
+#[test]
+fn who_hangs_up_in_the_middle_is_dialled_again_and_what_it_sent_counts() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN + 100);
+        // Enough for the greeting, the manifest and two spans and a half.
+        let bad = holder(&test, "bad", &content, Behaviour::CloseAt(2 * SPAN as u64 + SPAN as u64 / 2));
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![bad.listed()])]);
+        let to = test.folder();
+        let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
+        bad.until(|asked| connections(asked) == 2).await;
+        let good = holder(&test, "good", &content, Behaviour::Honest);
+        tracker.change(|script| script.candidates[0].holders.push(good.listed()));
+        let told = running.finish().await;
+        assert!(content.stands_at(&to.join("x")));
+        assert_sums_up(told.done());
+        assert_eq!(told.dropped("good"), Vec::<&str>::new());
+        assert!(!told.dropped("bad").is_empty());
+        for reason in told.dropped("bad") {
+            assert_eq!(reason, "the connection was cut in the middle of a message");
+        }
+        // Two spans per connection were stored, and are not asked for again.
+        assert!(share(told.done(), "bad") >= 4 * SPAN as u64, "{:?}", told.done());
+    });
+}
+
+#[test]
+fn a_holder_that_always_hangs_up_delivers_the_whole_file_bit_by_bit() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN + 100);
+        let only = holder(&test, "only", &content, Behaviour::CloseAt(3 * SPAN as u64 + SPAN as u64 / 2));
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![only.listed()])]);
+        let to = test.folder();
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        assert!(content.stands_at(&to.join("x")));
+        assert_eq!(share(told.done(), "only"), content.size());
+        assert_sums_up(told.done());
+        assert_eq!(told.done().wasted_bytes, 0);
+    });
+}
+
+#[test]
+fn a_holder_that_cannot_be_reached_is_dialled_again_and_stops_nobody() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 2 * SPAN);
+        let nobody = RefusingAddress::new();
+        let good = holder(&test, "good", &content, Behaviour::Honest);
+        let bad = Holder { peer: "bad".parse().unwrap(), address: nobody.address(), complete: true };
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![bad])]);
+        let to = test.folder();
+        let mut running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
+        let dropped = |event: &JobEvent| {
+            matches!(event, JobEvent::Source { state: SourceState::Dropped { reason }, .. }
+                if reason.starts_with("cannot be reached: ") && reason.contains("refused"))
+        };
+        running.watched.until("the refused dial", dropped).await;
+        running.watched.until("the second refused dial", dropped).await;
+        tracker.change(|script| script.candidates[0].holders.push(good.listed()));
+        let told = running.finish().await;
+        assert!(content.stands_at(&to.join("x")));
+        assert_eq!(share(told.done(), "good"), content.size());
+    });
+}
+
+#[test]
+fn a_holder_that_stalls_loses_its_spans_to_one_that_turns_up_later() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN + 100);
+        let bad = holder(&test, "bad", &content, Behaviour::StallAfter(2));
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![bad.listed()])]);
+        let to = test.folder();
+        let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
+        // All is in flight there when the other one appears.
+        bad.until(|asked| spans_asked(&content, asked) > 4).await;
+        let good = holder(&test, "good", &content, Behaviour::Honest);
+        tracker.change(|script| script.candidates[0].holders.push(good.listed()));
+        let told = running.finish().await;
+        assert!(content.stands_at(&to.join("x")));
+        assert_sums_up(told.done());
+        assert_eq!(share(told.done(), "bad") , 2 * SPAN as u64 - (SPAN as u64 - 100), "{:?}", told.done());
+        assert_eq!(told.dropped("good"), Vec::<&str>::new());
+        assert!(told.done().elapsed < Duration::from_secs(9), "{:?}", told.done().elapsed);
+    });
+}
+
+#[test]
+fn a_holder_that_never_sends_its_manifest_does_not_hold_the_others_up() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 4 * SPAN);
+        let (bad, good) = (
+            holder(&test, "bad", &content, Behaviour::Honest),
+            holder(&test, "good", &content, Behaviour::Honest),
+        );
+        // The greeting passes, the rest never comes.
+        let hole = FaultProxy::start(&test, bad.address(), vec![Fault::to_client(Way::ends(80, End::BlackHole))]);
+        let proxy = later(&test, &good);
+        let listed = vec![bad.listed_at(hole.address()), good.listed_at(proxy.address())];
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
+        let to = test.folder();
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        assert!(content.stands_at(&to.join("x")));
+        assert_eq!(opened(&bad.asked()).len(), 1, "it was asked for the manifest");
+        assert_eq!(share(told.done(), "good"), content.size());
+        assert!(told.done().elapsed < Duration::from_secs(8), "{:?}", told.done().elapsed);
+    });
+}
+
+#[test]
+fn a_holder_that_trickles_does_not_hold_the_others_up() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 24 * SPAN);
+        // A span takes it 26 s.
+        let bad = holder(&test, "bad", &content, Behaviour::Trickle(10_000));
+        let good = holder(&test, "good", &content, Behaviour::Trickle(16 << 20));
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![bad.listed(), good.listed()])]);
+        let to = test.folder();
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        assert!(content.stands_at(&to.join("x")));
+        assert_eq!(share(told.done(), "good"), content.size());
+        assert!(told.done().elapsed < Duration::from_secs(8), "{:?}", told.done().elapsed);
+    });
+}
