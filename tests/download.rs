@@ -4,27 +4,19 @@
 
 mod support;
 
-use std::collections::BTreeSet;
-use std::io::{self, Write};
-use std::net::SocketAddr;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use enxame_actors::base::limits::JOB_IN_FLIGHT_BYTES;
 use enxame_actors::peer::events::{JobError, JobEvent, SourceState};
 use enxame_actors::wire::peer::ToHolder;
 use enxame_actors::wire::tracker::{Candidate, Holder};
 use support::files::{SIZES, SPAN};
 use support::holder::{Asked, opened};
-use support::job::{
-    Running, Told, assert_sums_up, fetch, into_folder, part_files, share, to_name, to_stream,
-};
+use support::job::{Running, Told, assert_sums_up, fetch, into_folder, part_files, share};
 use support::proxy::{End, RefusingAddress, Way};
 use support::swarm::{NEVER, RealPeer, RealTracker};
 use support::tracker::{Script, candidate};
 use support::{Behaviour, Content, FakeHolder, FakeTracker, Fault, FaultProxy, Test, system_test};
-use tokio::sync::{mpsc, oneshot, watch};
 
 // ---- what the stories stand on ----
 
@@ -72,7 +64,11 @@ fn every_size_arrives_whole_from_a_holder_and_the_numbers_sum_up() {
             let done = told.done();
             assert!(content.stands_at(&to.join("x.bin")), "size {size}: {why}");
             assert_eq!((done.id, done.size, done.name.as_str()), (content.id, size as u64, "dir/x.bin"));
-            assert_eq!((done.fetched_bytes, done.kept_bytes, done.wasted_bytes), (size as u64, 0, 0), "{why}");
+            assert_eq!(
+                (done.fetched_bytes, done.kept_bytes, done.wasted_bytes),
+                (size as u64, 0, 0),
+                "{why}"
+            );
             assert_eq!(done.path, Some(to.join("x.bin")));
             assert_eq!(share(done, "p1"), size as u64);
             assert_sums_up(done);
@@ -153,8 +149,9 @@ fn five_holders_deliver_at_the_same_time() {
 fn a_job_of_many_files_uses_one_connection_per_peer() {
     system_test(|test| async move {
         let mut rng = test.rng();
-        let contents: Vec<Content> =
-            (0..60).map(|n| Content::random(&mut rng, if n % 10 == 0 { 2 * SPAN + n } else { 1000 + n })).collect();
+        let contents: Vec<Content> = (0..60)
+            .map(|n| Content::random(&mut rng, if n % 10 == 0 { 2 * SPAN + n } else { 1000 + n }))
+            .collect();
         let holders = ["p1", "p2"].map(|peer| FakeHolder::start(&test, peer, &contents, Behaviour::Honest));
         let candidates = contents.iter().enumerate().map(|(n, content)| {
             candidate(content, &[&format!("f{n}")], holders.iter().map(FakeHolder::listed).collect())
@@ -255,7 +252,8 @@ fn who_sends_a_wrong_manifest_is_dropped_and_never_asked_again() {
 
 #[test]
 fn who_speaks_another_version_is_dropped_with_both_versions_named() {
-    let (behaviour, reason) = (Behaviour::OtherVersion, "this is protocol version 1, bad (fake holder) speaks version 2");
+    let (behaviour, reason) =
+        (Behaviour::OtherVersion, "this is protocol version 1, bad (fake holder) speaks version 2");
     the_file_arrives_beside(Treatment { behaviour, reason, again: false });
 }
 
@@ -349,7 +347,7 @@ fn a_holder_that_stalls_loses_its_spans_to_one_that_turns_up_later() {
         let told = running.finish().await;
         assert!(content.stands_at(&to.join("x")));
         assert_sums_up(told.done());
-        assert_eq!(share(told.done(), "bad") , 2 * SPAN as u64 - (SPAN as u64 - 100), "{:?}", told.done());
+        assert_eq!(share(told.done(), "bad"), 2 * SPAN as u64 - (SPAN as u64 - 100), "{:?}", told.done());
         assert_eq!(told.dropped("good"), Vec::<&str>::new());
         assert!(told.done().elapsed < Duration::from_secs(9), "{:?}", told.done().elapsed);
     });
@@ -364,7 +362,8 @@ fn a_holder_that_never_sends_its_manifest_does_not_hold_the_others_up() {
             holder(&test, "good", &content, Behaviour::Honest),
         );
         // The greeting passes, the rest never comes.
-        let hole = FaultProxy::start(&test, bad.address(), vec![Fault::to_client(Way::ends(80, End::BlackHole))]);
+        let hole =
+            FaultProxy::start(&test, bad.address(), vec![Fault::to_client(Way::ends(80, End::BlackHole))]);
         let proxy = later(&test, &good);
         let listed = vec![bad.listed_at(hole.address()), good.listed_at(proxy.address())];
         let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
@@ -390,5 +389,300 @@ fn a_holder_that_trickles_does_not_hold_the_others_up() {
         assert!(content.stands_at(&to.join("x")));
         assert_eq!(share(told.done(), "good"), content.size());
         assert!(told.done().elapsed < Duration::from_secs(8), "{:?}", told.done().elapsed);
+    });
+}
+
+// ---- when nobody delivers ----
+
+fn undelivered(error: &JobError) -> Vec<(String, String)> {
+    match error {
+        JobError::Undelivered(reasons) => {
+            reasons.iter().map(|(peer, why)| (peer.to_string(), why.clone())).collect()
+        }
+        other => panic!("{other:?} instead of Undelivered"),
+    }
+}
+
+#[test]
+fn a_file_that_nobody_delivers_fails_with_the_reason_of_each_holder_and_keeps_what_it_has() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN);
+        let nobody = RefusingAddress::new();
+        let lies = [
+            ("a-flips", Behaviour::FlipBit(3), "sent wrong data (span 3)"),
+            ("b-other", Behaviour::OtherFile, "sent wrong data"),
+            ("c-lacks", Behaviour::Missing, "does not have it"),
+            ("d-index", Behaviour::WrongIndex, "blocks that were not asked for"),
+        ];
+        let holders = lies.clone().map(|(peer, behaviour, _)| holder(&test, peer, &content, behaviour));
+        let mut listed: Vec<Holder> = holders.iter().map(FakeHolder::listed).collect();
+        listed.push(Holder { peer: "e-gone".parse().unwrap(), address: nobody.address(), complete: true });
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
+        let to = test.folder();
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        let reasons = undelivered(told.failed());
+        let expected =
+            lies.iter().map(|(peer, _, why)| (*peer, *why)).chain([("e-gone", "cannot be reached")]);
+        assert_eq!(reasons.len(), 5, "{reasons:?}");
+        for ((peer, why), (expected_peer, expected_why)) in reasons.iter().zip(expected) {
+            assert_eq!(peer, expected_peer);
+            assert!(why.contains(expected_why), "{peer}: {why}");
+        }
+        for holder in &holders {
+            assert_eq!(connections(&holder.asked()), 1, "a liar is dialled once");
+        }
+        assert!(!to.join("x").exists());
+        assert_eq!(part_files(&to).len(), 1, "a-flips has delivered some");
+    });
+}
+
+#[test]
+fn a_holder_that_stays_silent_is_given_up_after_three_attempts() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 10);
+        let silent = holder(&test, "silent", &content, Behaviour::Honest);
+        let hole = FaultProxy::start(&test, silent.address(), vec![Fault::black_hole()]);
+        let listed = vec![silent.listed_at(hole.address())];
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
+        let to = test.folder();
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        let why = "no greeting within 10 s".to_string();
+        assert_eq!(undelivered(told.failed()), [("silent".into(), why.clone())]);
+        assert_eq!(told.dropped("silent"), [&why, &why, &why]);
+        assert_eq!(hole.traffic().connections, 3);
+    });
+}
+
+#[test]
+fn what_nobody_has_fails_at_once() {
+    system_test(|test| async move {
+        let content = Content::of("something");
+        let holder = holder(&test, "p1", &content, Behaviour::Honest);
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![holder.listed()])]);
+        let to = test.folder();
+        let wants = vec![into_folder("y", &to), into_folder("x", &to)];
+        let told = fetch(&test, tracker.address(), wants).await;
+        assert!(matches!(told.all_failed()[..], [("y", JobError::NobodyHasIt)]), "{told:#?}");
+        assert_eq!(told.all_done().len(), 1, "the other file is fetched all the same");
+    });
+}
+
+#[test]
+fn a_tracker_that_cannot_be_reached_is_named() {
+    system_test(|test| async move {
+        let nobody = RefusingAddress::new();
+        let to = test.folder();
+        let told = fetch(&test, nobody.address(), vec![into_folder("x", &to)]).await;
+        match told.failed() {
+            JobError::NoTracker(reasons) => {
+                assert_eq!(reasons.len(), 1);
+                assert_eq!(reasons[0].0, nobody.address().to_string());
+                assert!(reasons[0].1.contains("refused"), "{reasons:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+// ---- names and ids ----
+
+#[test]
+fn one_of_two_files_with_one_name_has_to_be_chosen() {
+    system_test(|test| async move {
+        let contents = [Content::random(&mut test.rng(), 1000), Content::random(&mut test.rng(), SPAN + 1)];
+        let holder = FakeHolder::start(&test, "p1", &contents, Behaviour::Honest);
+        let known = |content: &Content| candidate(content, &["dir/x"], vec![holder.listed()]);
+        let tracker = tracker_of(&test, contents.iter().map(known).collect());
+        let to = test.folder();
+        let told = fetch(&test, tracker.address(), vec![into_folder("dir/x", &to)]).await;
+        match told.failed() {
+            JobError::Ambiguous(candidates) => assert_eq!(*candidates, contents.each_ref().map(known)),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(holder.asked(), [], "nothing is guessed");
+        for content in &contents {
+            let id = content.id.to_string();
+            // name@prefix, the id, and a prefix of it.
+            for choice in [format!("dir/x@{}", &id[..6]), id.clone(), id[..8].to_string()] {
+                let to = test.folder();
+                let told = fetch(&test, tracker.address(), vec![into_folder(&choice, &to)]).await;
+                assert_eq!(told.done().id, content.id, "{choice}");
+                assert!(content.stands_at(&to.join("x")), "{choice}");
+            }
+        }
+    });
+}
+
+#[test]
+fn one_content_under_two_names_is_one_id_with_all_its_holders() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 3 * SPAN);
+        let tracker = RealTracker::start(&test, NEVER);
+        let address = tracker.address();
+        let p1 = RealPeer::start(&test, address, "p1", |files| drop(content.write(files, "a"))).await;
+        let p2 = RealPeer::start(&test, address, "p2", |files| drop(content.write(files, "dir/b"))).await;
+        let to = test.folder();
+        let wants = vec![into_folder("a", &to), into_folder("dir/b", &to)];
+        let told = fetch(&test, address, wants).await;
+        assert_eq!(told.all_failed().len(), 0, "{told:#?}");
+        assert!(content.stands_at(&to.join("a")) && content.stands_at(&to.join("b")));
+        let found = told.0.iter().filter_map(|event| match event {
+            JobEvent::Found { id, holders, .. } => Some((*id, *holders)),
+            _ => None,
+        });
+        assert_eq!(found.collect::<Vec<_>>(), [(content.id, 2), (content.id, 2)]);
+        let fetched: u64 = told.all_done().iter().map(|done| done.fetched_bytes).sum();
+        assert_eq!(fetched, content.size(), "it is fetched once");
+        p1.stop().await;
+        p2.stop().await;
+        tracker.stop().await;
+    });
+}
+
+#[test]
+fn a_size_that_most_claim_falsely_does_not_keep_the_file_from_whoever_has_it() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN + 100);
+        let liars = ["l1", "l2", "l3"].map(|peer| holder(&test, peer, &content, Behaviour::WrongSize));
+        let good = holder(&test, "good", &content, Behaviour::Honest);
+        let truth = candidate(&content, &["x"], vec![good.listed()]);
+        let lie = Candidate {
+            size: content.size() + 1,
+            ..candidate(&content, &["x"], liars.iter().map(FakeHolder::listed).collect())
+        };
+        let tracker = tracker_of(&test, vec![lie, truth]);
+        let to = test.folder();
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        assert!(content.stands_at(&to.join("x")));
+        assert_eq!(told.done().size, content.size());
+        assert_sums_up(told.done());
+        assert_eq!(told.dropped("good"), Vec::<&str>::new());
+        for liar in &liars {
+            assert_eq!(connections(&liar.asked()), 1, "{:?}", liar.asked());
+        }
+        assert_eq!(part_files(&to), Vec::<PathBuf>::new());
+    });
+}
+
+// ---- a network that fails ----
+
+/// Fetches through proxies with these scripts, all at the same time, each from a holder of its own.
+async fn fetch_through(test: &Test, content: &Content, scripts: Vec<Vec<Fault>>) -> Vec<(FaultProxy, Told)> {
+    let start = |script: Vec<Fault>| {
+        let holder = holder(test, "only", content, Behaviour::Honest);
+        let proxy = FaultProxy::start(test, holder.address(), script);
+        let listed = vec![holder.listed_at(proxy.address())];
+        let tracker = tracker_of(test, vec![candidate(content, &["x"], listed)]);
+        let to = test.folder();
+        let running = Running::start(test, tracker.address(), vec![into_folder("x", &to)]);
+        (running, to, proxy, holder, tracker)
+    };
+    let started: Vec<_> = scripts.into_iter().map(start).collect();
+    let mut ended = Vec::new();
+    for (running, to, proxy, _holder, _tracker) in started {
+        let told = running.finish().await;
+        assert!(content.stands_at(&to.join("x")), "{told:#?}");
+        ended.push((proxy, told));
+    }
+    ended
+}
+
+fn a_connection_cut_anywhere_is_made_again(end: End) {
+    system_test(move |test| async move {
+        let content = Content::random(&mut test.rng(), 3 * SPAN + 777);
+        let span = SPAN as u64;
+        // Inside and behind the greeting, OPENED, the manifest, a header, spans; all but one byte.
+        let cuts =
+            [0, 1, 4, 30, 60, 90, 150, 200, 290, 310, 1100, span / 2, span + 1000, 2 * span, 3 * span + 1100];
+        let script = |cut: &u64| vec![Fault::to_client(Way::ends(*cut, end)), Fault::none()];
+        let ended = fetch_through(&test, &content, cuts.iter().map(script).collect()).await;
+        for (cut, (proxy, told)) in cuts.iter().zip(ended) {
+            assert_eq!(proxy.traffic().connections, 2, "cut at {cut}");
+            assert_eq!(told.dropped("only").len(), 1, "cut at {cut}");
+            assert_sums_up(told.done());
+            assert_eq!(told.done().wasted_bytes, 0, "cut at {cut}");
+        }
+    });
+}
+
+#[test]
+fn a_connection_that_ends_anywhere_is_made_again_and_the_job_finishes() {
+    a_connection_cut_anywhere_is_made_again(End::Fin);
+}
+
+#[test]
+fn a_connection_that_is_reset_anywhere_is_made_again_and_the_job_finishes() {
+    a_connection_cut_anywhere_is_made_again(End::Reset);
+}
+
+#[test]
+fn a_bit_flipped_on_the_way_is_found_wherever_it_is() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 3 * SPAN + 777);
+        let good = holder(&test, "good", &content, Behaviour::Honest);
+        let proxy = later(&test, &good);
+        // In the greeting, in OPENED, in the manifest, in the data of two spans.
+        let flips = [2, 5, 20, 55, 80, 120, 180, 250, 900, 3000, SPAN as u64 + 5000];
+        let start = |flip: &u64| {
+            let flipped = holder(&test, "flipped", &content, Behaviour::Honest);
+            let script = vec![Fault::to_client(Way::flips(*flip, 3)), Fault::none()];
+            let network = FaultProxy::start(&test, flipped.address(), script);
+            let listed = vec![flipped.listed_at(network.address()), good.listed_at(proxy.address())];
+            let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
+            let to = test.folder();
+            let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
+            (running, to, flipped, network, tracker)
+        };
+        for (running, to, _flipped, network, _tracker) in flips.iter().map(start).collect::<Vec<_>>() {
+            let told = running.finish().await;
+            assert!(content.stands_at(&to.join("x")), "{told:#?}");
+            assert_sums_up(told.done());
+            assert_eq!(told.dropped("good"), Vec::<&str>::new());
+            // Who sent wrong data is not asked again, whoever flipped the bit.
+            let lied = told.dropped("flipped").iter().any(|reason| reason.contains("wrong data"));
+            assert!(!lied || network.traffic().connections == 1, "{told:#?}");
+        }
+    });
+}
+
+#[test]
+fn a_bit_flipped_in_a_span_drops_its_source_and_another_one_finishes() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 3 * SPAN + 777);
+        let flipped = holder(&test, "flipped", &content, Behaviour::Honest);
+        let good = holder(&test, "good", &content, Behaviour::Honest);
+        let script = vec![Fault::to_client(Way::flips(SPAN as u64, 3)), Fault::none()];
+        let network = FaultProxy::start(&test, flipped.address(), script);
+        let proxy = later(&test, &good);
+        let listed = vec![flipped.listed_at(network.address()), good.listed_at(proxy.address())];
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
+        let to = test.folder();
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        assert!(content.stands_at(&to.join("x")));
+        let reasons = told.dropped("flipped");
+        assert!(matches!(reasons[..], [reason] if reason.contains("sent wrong data")), "{reasons:?}");
+        assert_eq!(network.traffic().connections, 1);
+        assert!(share(told.done(), "good") > 0);
+        assert_sums_up(told.done());
+        assert!(told.done().wasted_bytes > 0, "the wrong span is counted");
+    });
+}
+
+#[test]
+fn a_black_hole_does_not_hold_the_others_up() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 3 * SPAN);
+        let (bad, good) = (
+            holder(&test, "bad", &content, Behaviour::Honest),
+            holder(&test, "good", &content, Behaviour::Honest),
+        );
+        let hole = FaultProxy::start(&test, bad.address(), vec![Fault::black_hole()]);
+        let listed = vec![bad.listed_at(hole.address()), good.listed()];
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
+        let to = test.folder();
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        assert!(content.stands_at(&to.join("x")));
+        assert_eq!(hole.traffic().connections, 1);
+        assert!(told.done().elapsed < Duration::from_secs(5), "{:?}", told.done().elapsed);
     });
 }

@@ -332,12 +332,11 @@ impl Downloader {
         ctx: &mut Context<Self>,
     ) {
         let file = self.file(index);
-        let is_new = |taken: &Place| taken.path() != place.path();
-        if !file.place().is_none_or(is_new) || !file.also.iter().all(|(_, _, taken)| is_new(taken)) {
+        if !file.places.insert(place.path()) {
             log::info!("{what} was asked for twice");
             return;
         }
-        file.also.push((what, name, place));
+        file.also.push_back((what, name, place));
         if file.stage == Stage::Over {
             self.copy_on(index, ctx);
         }
@@ -651,34 +650,35 @@ impl Downloader {
         self.end_if_over(ctx);
     }
 
-    /// Copies a finished file to the other places where it was asked for.
+    /// Copies a finished file to the next of the other places where it was asked for.
     fn copy_on(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
         let file = self.file(index);
         let (id, size) = (file.id, file.size());
-        let Target::Place(from) = &file.target else { return };
-        let from = from.clone();
-        for (what, name, to) in std::mem::take(&mut file.also) {
-            self.copies += 1;
-            let copy = Copy { from: from.clone(), to: to.clone(), id };
-            self.ask(copy, ctx, move |job, copied, ctx| {
-                job.copies -= 1;
-                job.events.do_send(match copied {
-                    Ok(_) => JobEvent::Done(FileDone {
-                        name,
-                        id,
-                        size,
-                        path: Some(to.path()),
-                        elapsed: job.started.elapsed(),
-                        fetched_bytes: 0,
-                        kept_bytes: size,
-                        wasted_bytes: 0,
-                        sources: Vec::new(),
-                    }),
-                    Err(error) => JobEvent::Failed { what: what.to_string(), error },
-                });
-                job.end_if_over(ctx);
+        let Some(from) = file.place().filter(|_| !file.is_copying).cloned() else { return };
+        let Some((what, name, to)) = file.also.pop_front() else { return };
+        file.is_copying = true;
+        self.copies += 1;
+        let copy = Copy { from, to: to.clone(), id };
+        self.ask(copy, ctx, move |job, copied, ctx| {
+            job.copies -= 1;
+            job.file(index).is_copying = false;
+            job.events.do_send(match copied {
+                Ok(_) => JobEvent::Done(FileDone {
+                    name,
+                    id,
+                    size,
+                    path: Some(to.path()),
+                    elapsed: job.started.elapsed(),
+                    fetched_bytes: 0,
+                    kept_bytes: size,
+                    wasted_bytes: 0,
+                    sources: Vec::new(),
+                }),
+                Err(error) => JobEvent::Failed { what: what.to_string(), error },
             });
-        }
+            job.copy_on(index, ctx);
+            job.end_if_over(ctx);
+        });
     }
 
     fn fail(&mut self, index: FileIndex, error: JobError, ctx: &mut Context<Self>) {
@@ -1110,6 +1110,10 @@ impl Handler<CancelJob> for Downloader {
             }
         }
         for index in self.indexes() {
+            for (what, ..) in std::mem::take(&mut self.file(index).also) {
+                let error = JobError::Interrupted;
+                self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
+            }
             // All of it is there: it gets its name in a moment.
             let file = self.file(index);
             if file.stage != Stage::Finishing || file.place().is_none() {

@@ -1,7 +1,8 @@
 //! One file of a job: what is known of it, and what has come of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::base::{FileId, FileName, Geometry, PeerId, What};
@@ -47,7 +48,12 @@ pub(super) struct JobFile {
     pub name: FileName,
     pub target: Target,
     /// Further places for the same content: what was asked for there, and the name.
-    pub also: Vec<(What, FileName, Place)>,
+    pub also: VecDeque<(What, FileName, Place)>,
+    /// All places that were asked for so far.
+    pub places: BTreeSet<PathBuf>,
+    /// Whether a copy to another place is being made: one at a time, for two in one folder would
+    /// have the same part file.
+    pub is_copying: bool,
     pub stage: Stage,
     pub has_failed: bool,
     /// Who holds it, by the size they state: more than one entry means that somebody errs or lies.
@@ -84,12 +90,18 @@ pub(super) struct JobFile {
 
 impl JobFile {
     pub(super) fn new(what: What, id: FileId, name: FileName, target: Target, now: Instant) -> JobFile {
+        let place = match &target {
+            Target::Place(place) => Some(place.path()),
+            Target::Stream(_) => None,
+        };
         JobFile {
             what,
             id,
             name,
             target,
-            also: Vec::new(),
+            also: VecDeque::new(),
+            places: place.into_iter().collect(),
+            is_copying: false,
             stage: Stage::Preparing,
             has_failed: false,
             claims: BTreeMap::new(),
