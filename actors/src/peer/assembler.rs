@@ -181,13 +181,17 @@ impl Handler<Prepare> for Assembler {
     type Result = ResponseFuture<Result<Prepared, JobError>>;
 
     fn handle(&mut self, Prepare { place, id, size }: Prepare, _: &mut Self::Context) -> Self::Result {
-        Box::pin(self.on_disk(move || match existing(&place.folder, &place.name, id, size) {
-            Ok(Existing::Nothing) => Ok(Prepared::Free),
-            Ok(Existing::Same(stamp)) => Ok(Prepared::Same(stamp)),
-            Ok(Existing::Other) if place.overwrite => Ok(Prepared::Free),
-            Ok(Existing::Other) => Err(JobError::TargetExists(place.path())),
-            Err(error) => Err(place.trouble(error)),
-        }))
+        Box::pin(self.on_disk(move || prepare(&place, id, size)))
+    }
+}
+
+fn prepare(place: &Place, id: FileId, size: u64) -> Result<Prepared, JobError> {
+    match existing(&place.folder, &place.name, id, size) {
+        Ok(Existing::Nothing) => Ok(Prepared::Free),
+        Ok(Existing::Same(stamp)) => Ok(Prepared::Same(stamp)),
+        Ok(Existing::Other) if place.overwrite => Ok(Prepared::Free),
+        Ok(Existing::Other) => Err(JobError::TargetExists(place.path())),
+        Err(error) => Err(place.trouble(error)),
     }
 }
 
@@ -459,6 +463,9 @@ impl Handler<Copy> for Assembler {
             let proof = hash_file(&file, stamp.size, &AtomicBool::new(false)).map_err(reading)?;
             if proof.id() != id {
                 return Err(reading(io::Error::other("it was changed while it was copied")));
+            }
+            if let Prepared::Same(stamp) = prepare(&to, id, stamp.size)? {
+                return Ok(stamp);
             }
             let part = PartFile::open(&to.folder, &to.name, &proof)?;
             let mut data = Vec::new();
