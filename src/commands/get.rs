@@ -37,7 +37,7 @@ pub(crate) fn run(ui: &Ui, args: &GetArgs) -> Result<Exit, Failure> {
         };
         let context = JobContext { tracker: args.tracker.tracker.clone(), asker };
         let reporter = Reporter::new(ui.clone(), context, title(&args.what)).start();
-        let fetch = Fetch::start(config, reporter.clone().recipient()).await?;
+        let fetch = Fetch::start(config, reporter.clone().recipient())?;
 
         let job = fetch.job().clone();
         let mut finished = Box::pin(fetch.finish());

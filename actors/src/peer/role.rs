@@ -1,7 +1,7 @@
 //! Starting and ending a peer and a fetch, in order.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::peer::events::JobEvent;
 use crate::peer::library::{
     self, AwaitReady, FirstScan, FolderError, Library, LibraryConfig, ListChanged, Subscribe,
 };
-use crate::peer::shelf::{CloseShelf, Shelf, WatchGrowth};
+use crate::peer::shelf::{CloseShelf, Shelf};
 use crate::peer::threads::{DataThreads, Turns};
 use crate::peer::tracker_link::{
     AwaitRegistration, Leave, LinkConfig, Registration, TrackerFailure, TrackerLink, TrackerNews, WhoHas,
@@ -131,9 +131,7 @@ impl Peer {
             registration: Some(registration),
             news,
         });
-        let from_library = (library.clone().recipient(), library.clone().recipient());
-        let shelf = Shelf::start(Some(from_library), link.clone().recipient());
-        let server = serve(&config.id, listener, &shelf, threads.turns()).await;
+        let (shelf, server) = serve(&config.id, listener, Some(&library), &link, threads.turns());
         let first_scan = FirstScan::default();
         let mut peer =
             Peer { id: config.id, address, first_scan, files, library, link, shelf, server, threads };
@@ -215,11 +213,19 @@ impl Peer {
     }
 }
 
-/// Starts a block server that serves what is on the shelf.
-async fn serve(us: &PeerId, listener: TcpListener, shelf: &Addr<Shelf>, threads: Turns) -> Addr<BlockServer> {
-    let growth = shelf.send(WatchGrowth).await.expect("the shelf was just started");
+/// Starts what serves: a shelf, and a block server that serves what is on it.
+fn serve(
+    us: &PeerId,
+    listener: TcpListener,
+    library: Option<&Addr<Library>>,
+    link: &Addr<TrackerLink>,
+    threads: Turns,
+) -> (Addr<Shelf>, Addr<BlockServer>) {
+    let library = library.map(|library| (library.clone().recipient(), library.clone().recipient()));
+    let (shelf, grown) = Shelf::start(library, link.clone().recipient());
     let (open, suspect) = (shelf.clone().recipient(), shelf.clone().recipient());
-    BlockServer::start(us.clone(), listener, open, suspect, growth, threads)
+    let server = BlockServer::start(us.clone(), listener, open, suspect, grown, threads);
+    (shelf, server)
 }
 
 /// Waits for one step of a shutdown, but not for ever.
@@ -272,10 +278,12 @@ impl Fetch {
     ///
     /// # Errors
     /// The system has no more threads, or no port to serve from.
-    pub async fn start(config: FetchConfig, events: Recipient<JobEvent>) -> Result<Fetch, PeerError> {
+    pub fn start(config: FetchConfig, events: Recipient<JobEvent>) -> Result<Fetch, PeerError> {
         let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let listen = |source| PeerError::Listen { address: any, source };
-        let listener = TcpListener::bind(any).await.map_err(listen)?;
+        let listener = StdTcpListener::bind(any).map_err(listen)?;
+        listener.set_nonblocking(true).map_err(listen)?;
+        let listener = TcpListener::from_std(listener).map_err(listen)?;
         let port = listener.local_addr().map_err(listen)?.port();
         let threads = DataThreads::start().map_err(PeerError::Threads)?;
         let link = TrackerLink::start(LinkConfig {
@@ -290,8 +298,7 @@ impl Fetch {
             }),
             news: None,
         });
-        let shelf = Shelf::start(None, link.clone().recipient());
-        let server = serve(&config.us, listener, &shelf, threads.turns()).await;
+        let (shelf, server) = serve(&config.us, listener, None, &link, threads.turns());
         let job = Job(Downloader::start(DownloaderConfig {
             us: config.us,
             wants: config.wants,

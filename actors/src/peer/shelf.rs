@@ -83,13 +83,14 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    /// Starts the actor; `library` opens the files of the shared folder, if there is one.
+    /// Starts the actor; `library` opens the files of the shared folder, if there is one. Also gives
+    /// what changes whenever a part has got a span.
     pub fn start(
         library: Option<(Recipient<OpenFile>, Recipient<Suspect>)>,
         tracker: Recipient<ListChanged>,
-    ) -> Addr<Shelf> {
-        let (growth, _) = watch::channel(0);
-        Shelf { library, parts: HashMap::new(), tracker, growth }.start()
+    ) -> (Addr<Shelf>, watch::Receiver<u64>) {
+        let (growth, grown) = watch::channel(0);
+        (Shelf { library, parts: HashMap::new(), tracker, growth }.start(), grown)
     }
 
     fn withdraw(&self, name: &FileName, part: &PartData) {
@@ -129,19 +130,6 @@ impl Handler<Open> for Shelf {
             };
             whole.or(ours)
         })
-    }
-}
-
-/// Hear when parts grow: the receiver changes whenever one has got a span.
-#[derive(Message)]
-#[rtype(result = "watch::Receiver<u64>")]
-pub struct WatchGrowth;
-
-impl Handler<WatchGrowth> for Shelf {
-    type Result = MessageResult<WatchGrowth>;
-
-    fn handle(&mut self, _: WatchGrowth, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.growth.subscribe())
     }
 }
 
