@@ -841,6 +841,7 @@ impl Downloader {
             return;
         }
         if self.file(index).believe_another() {
+            self.shelf.do_send(Lend::Ended { id: self.files[index.0 as usize].id });
             self.plan.remove_file(index);
             if let Some(assembler) = &self.assembler {
                 assembler.do_send(Forget { file: index });
