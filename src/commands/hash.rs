@@ -1,10 +1,10 @@
 //! `enxame hash`: the ids of files, as `b3sum` prints them.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
 use enxame_actors::base::FileId;
+use enxame_actors::content::hash_path;
 
 use crate::cli::HashArgs;
 use crate::exit::Exit;
@@ -30,13 +30,7 @@ pub(crate) fn run(ui: &Ui, args: &HashArgs) -> Result<Exit, Failure> {
 }
 
 fn hash(path: &Path) -> io::Result<(FileId, u64)> {
-    let mut hasher = blake3::Hasher::new();
-    if path == Path::new("-") {
-        hasher.update_reader(io::stdin().lock())?;
-    } else {
-        hasher.update_reader(File::open(path)?)?;
-    }
-    Ok((FileId::from_bytes(*hasher.finalize().as_bytes()), hasher.count()))
+    hash_path(if path == Path::new("-") { Path::new("/dev/stdin") } else { path })
 }
 
 /// The line as `b3sum --check` reads it: a path with a backslash or a line end is escaped, and the
