@@ -1,4 +1,5 @@
-//! The binary itself, as a shell runs it: help, usage errors, hashing, and a tracker that is asked.
+//! The binary itself, as a shell runs it: help, usage errors, hashing, a tracker that is asked, and
+//! peers and fetches with their exit codes, records and signals.
 
 // Helpers of tests are tests too.
 #![allow(clippy::unwrap_used)]
@@ -402,4 +403,240 @@ fn a_port_in_use_is_told_and_the_program_ends() {
         "{}",
         second.stderr
     );
+}
+
+/// A tracker and the peers that are started at it, each in a folder of one root.
+struct Swarm {
+    dir: tempfile::TempDir,
+    tracker: Role,
+    address: String,
+}
+
+impl Swarm {
+    fn start() -> Swarm {
+        let mut tracker = Role::start(enxame(["tracker", "--listen", "127.0.0.1:0"]));
+        let address = tracker.line().strip_prefix("ready tracker ").unwrap().to_string();
+        Swarm { dir: tempfile::tempdir().unwrap(), tracker, address }
+    }
+
+    /// A command that talks to this tracker, in the folder of the swarm.
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = enxame(args);
+        command.env("ENXAME_TRACKER", &self.address).current_dir(self.dir.path());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        ran(self.command(args))
+    }
+
+    fn write(&self, path: &str, content: &[u8]) {
+        let path = self.dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn read(&self, path: &str) -> Vec<u8> {
+        fs::read(self.dir.path().join(path)).unwrap()
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        self.dir.path().join(path).exists()
+    }
+
+    /// A peer that shares what was written below `ID/files`.
+    fn peer(&self, id: &str) -> Role {
+        let mut peer = Role::start(self.command(&["peer", id, "--listen", "127.0.0.1:0", "--quiet"]));
+        let ready = peer.line();
+        assert!(ready.starts_with(&format!("ready peer {id} 127.0.0.1:")), "{ready:?}");
+        peer
+    }
+
+    /// The hidden files that downloads left in the swarm's folder.
+    fn part_files(&self) -> Vec<String> {
+        let names = fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with(".part")).collect()
+    }
+}
+
+fn hex(content: &[u8]) -> String {
+    blake3::hash(content).to_hex().to_string()
+}
+
+#[test]
+fn get_saves_where_it_is_told_and_says_how_it_went() {
+    let swarm = Swarm::start();
+    let content: Vec<u8> = (0..700_001u32).map(|i| (i * 31 >> 3) as u8).collect();
+    swarm.write("p1/files/sub/größe 🐝.bin", &content);
+    swarm.write("p1/files/empty", b"");
+    let _p1 = swarm.peer("p1");
+
+    let got = swarm.run(&["get", "sub/größe 🐝.bin", "--json"]);
+    assert_eq!(got.code, Some(0), "{}", got.stderr);
+    let lines = records(&got.stdout);
+    assert_eq!(
+        lines[0],
+        json!({"event": "found", "name": "sub/größe 🐝.bin", "id": hex(&content), "size": 700_001, "holders": 1})
+    );
+    let connected = lines.iter().find(|line| line["event"] == "source").unwrap();
+    assert_eq!((&connected["peer"], &connected["state"]), (&json!("p1"), &json!("connected")));
+    let done = lines.iter().find(|line| line["event"] == "done").unwrap();
+    assert_eq!(done["sources"], json!([{"peer": "p1", "bytes": 700_001}]));
+    assert_eq!(
+        (&done["fetched_bytes"], &done["kept_bytes"], &done["wasted_bytes"]),
+        (&json!(700_001), &json!(0), &json!(0))
+    );
+    assert!(done["elapsed_s"].as_f64().is_some_and(|s| s > 0.0));
+    assert_eq!(
+        swarm.dir.path().join(done["path"].as_str().unwrap()),
+        swarm.dir.path().join("./größe 🐝.bin")
+    );
+    assert_eq!(swarm.read("größe 🐝.bin"), content);
+
+    let again = swarm.run(&["get", "sub/größe 🐝.bin"]);
+    assert_eq!((again.code, again.stdout.as_str()), (Some(0), ""));
+    assert!(again.stderr.contains("was here already"), "{}", again.stderr);
+
+    for (output, saved) in
+        [("other.bin", "other.bin"), ("new/", "new/größe 🐝.bin"), ("new", "new/größe 🐝.bin")]
+    {
+        let got = swarm.run(&["get", &hex(&content)[..8], "-o", output, "-q"]);
+        assert_eq!((got.code, got.stdout.as_str(), got.stderr.as_str()), (Some(0), "", ""), "-o {output}");
+        assert_eq!(swarm.read(saved), content, "-o {output}");
+    }
+    let two = swarm.run(&["get", "empty", &hex(&content), "-o", "both"]);
+    assert_eq!(two.code, Some(0), "{}", two.stderr);
+    assert_eq!((swarm.read("both/empty"), swarm.read("both/größe 🐝.bin")), (vec![], content.clone()));
+
+    let output = swarm.command(&["get", "sub/größe 🐝.bin", "-o", "-"]).output().unwrap();
+    assert_eq!((output.status.code(), &output.stdout), (Some(0), &content), "to stdout, in order");
+    assert_eq!(swarm.part_files(), [""; 0], "no part file stays");
+}
+
+#[test]
+fn each_failure_of_get_has_its_code_and_leaves_nothing_behind() {
+    let swarm = Swarm::start();
+    swarm.write("p1/files/x", b"one");
+    swarm.write("p2/files/x", b"two");
+    swarm.write("p2/files/y", b"y");
+    swarm.write("y", b"another");
+    let (_p1, _p2) = (swarm.peer("p1"), swarm.peer("p2"));
+    // Says that it has something, and nobody listens where it says it serves.
+    let _ghost = register(&swarm.address, "ghost", &[("unreachable", "content", 7)]);
+
+    for (line, code, says) in [
+        ("get nothing", 3, "nothing: nobody has it; `enxame ls --tracker "),
+        ("get nothing -o new/", 3, "nobody has it"),
+        ("get x", 4, "x: 2 different files fit"),
+        ("get unreachable", 5, "ghost: "),
+        ("get y", 7, "replace it with --overwrite"),
+        ("get y -o missing/y", 7, "missing: there is no such folder"),
+        ("get nothing x", 3, "nobody has it"),
+        ("get x nothing", 4, "different files fit"),
+        ("get x y -o -", 2, "one file"),
+        ("get y -o - --json", 2, "choose one"),
+    ] {
+        let Ran { code: ended, stdout, stderr } = ran(swarm.command(&line.split(' ').collect::<Vec<_>>()));
+        assert_eq!(ended, Some(code), "{line}: {stderr}");
+        assert!(stderr.contains(says), "{line}: {stderr}");
+        if !line.ends_with("--json") {
+            assert_eq!(stdout, "", "{line}");
+        }
+    }
+    assert_eq!(swarm.read("y"), b"another", "what stood there stands");
+    assert!(!swarm.exists("x") && !swarm.exists("new") && !swarm.exists("missing"));
+    assert_eq!(swarm.part_files(), [""; 0]);
+
+    let choices = records(&swarm.run(&["get", "x", "--json"]).stdout);
+    let error = choices.iter().find(|line| line["event"] == "error").unwrap();
+    assert_eq!((&error["exit"], &error["what"]), (&json!(4), &json!("x")));
+    let mut ids: Vec<&str> =
+        error["candidates"].as_array().unwrap().iter().map(|c| c["id"].as_str().unwrap()).collect();
+    ids.sort_unstable();
+    let mut expected = [hex(b"one"), hex(b"two")];
+    expected.sort();
+    assert_eq!(ids, expected);
+    let message = error["message"].as_str().unwrap();
+    let choice = message.split_whitespace().find(|word| word.starts_with("x@")).unwrap();
+    assert_eq!(swarm.run(&["get", choice, "-q"]).code, Some(0), "{choice} can be typed as it was told");
+
+    assert_eq!(swarm.run(&["get", "y", "--overwrite", "-q"]).code, Some(0));
+    assert_eq!(swarm.read("y"), b"y");
+}
+
+#[test]
+fn an_interrupted_get_keeps_its_part_file_and_goes_on_from_it() {
+    let swarm = Swarm::start();
+    fs::create_dir_all(swarm.dir.path().join("p1/files")).unwrap();
+    let size = 512 << 20;
+    fs::File::create(swarm.dir.path().join("p1/files/zeros")).unwrap().set_len(size).unwrap();
+    let p1 = swarm.peer("p1");
+    let holder = Pid::from_child(&p1.child);
+
+    let mut get = Role::start(swarm.command(&["get", "zeros", "--json"]));
+    let mut have = 0;
+    while have == 0 {
+        let line: Value = serde_json::from_str(&get.line()).unwrap();
+        have = line["have_bytes"].as_u64().unwrap_or(0);
+    }
+    // The holder falls silent, so that the download cannot end before the signal comes.
+    kill_process(holder, Signal::STOP).unwrap();
+    let (code, stderr) = get.end(Signal::INT);
+    kill_process(holder, Signal::CONT).unwrap();
+    assert_eq!(code, Some(130), "{stderr}");
+    assert_eq!(
+        stderr,
+        "enxame: zeros: interrupted; what has arrived is kept, the same command goes on from there\n"
+    );
+    assert!(!swarm.exists("zeros"), "the final name is not there");
+    assert_eq!(swarm.part_files().len(), 1);
+
+    let resumed = swarm.run(&["get", "zeros", "--json"]);
+    assert_eq!(resumed.code, Some(0), "{}", resumed.stderr);
+    let done = records(&resumed.stdout).into_iter().find(|line| line["event"] == "done").unwrap();
+    let (kept, fetched) = (done["kept_bytes"].as_u64().unwrap(), done["fetched_bytes"].as_u64().unwrap());
+    assert!(kept >= have && fetched > 0 && kept + fetched == size, "kept {kept}, fetched {fetched}");
+    assert_eq!(swarm.part_files(), [""; 0]);
+}
+
+#[test]
+fn a_peer_fetches_first_shares_on_and_ends_in_order() {
+    let swarm = Swarm::start();
+    swarm.write("p1/files/dir/x", b"content");
+    let p1 = swarm.peer("p1");
+
+    let args = ["peer", "p2", "--listen", "127.0.0.1:0", "--get", "dir/x", "--get", "nothing", "--json"];
+    let mut p2 = Role::start(swarm.command(&args));
+    let mut lines: Vec<Value> = Vec::new();
+    while !["ready", "done", "error"].iter().all(|event| lines.iter().any(|line| line["event"] == *event)) {
+        lines.push(serde_json::from_str(&p2.line()).unwrap());
+    }
+    let ready = lines.iter().find(|line| line["event"] == "ready").unwrap();
+    assert_eq!((&ready["role"], &ready["peer"]), (&json!("peer"), &json!("p2")));
+    let error = lines.iter().find(|line| line["event"] == "error").unwrap();
+    assert_eq!((&error["exit"], &error["what"]), (&json!(3), &json!("nothing")));
+    assert_eq!(swarm.read("p2/files/dir/x"), b"content", "under its whole name");
+
+    // It shares what it fetched, also when the first holder is gone.
+    assert_eq!(p1.end(Signal::TERM).0, Some(0));
+    assert_eq!(swarm.run(&["get", "dir/x", "-q"]).code, Some(0));
+    assert_eq!(swarm.read("x"), b"content");
+
+    let taken = swarm.run(&["peer", "p2", "--root", "elsewhere", "--listen", "127.0.0.1:0"]);
+    assert_eq!(taken.code, Some(1), "{}", taken.stderr);
+    assert!(taken.stderr.contains("p2 is registered"), "{}", taken.stderr);
+
+    let (code, stderr) = p2.end(Signal::INT);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(records(&swarm.run(&["peers", "--json"]).stdout), [] as [Value; 0], "both have left");
+    assert_eq!(swarm.tracker.end(Signal::TERM), (Some(0), String::new()));
+}
+
+#[test]
+fn a_peer_needs_a_tracker_and_a_folder_that_it_may_write() {
+    let swarm = Swarm::start();
+    swarm.write("file", b"x");
+    let under_a_file = swarm.run(&["peer", "p1", "--root", "file", "--listen", "127.0.0.1:0"]);
+    assert_eq!((under_a_file.code, under_a_file.stdout.as_str()), (Some(7), ""), "{}", under_a_file.stderr);
+    assert!(under_a_file.stderr.starts_with("enxame: file/p1"), "{}", under_a_file.stderr);
 }
