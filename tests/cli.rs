@@ -466,7 +466,7 @@ fn hex(content: &[u8]) -> String {
 #[test]
 fn get_saves_where_it_is_told_and_says_how_it_went() {
     let swarm = Swarm::start();
-    let content: Vec<u8> = (0..700_001u32).map(|i| (i * 31 >> 3) as u8).collect();
+    let content: Vec<u8> = (0..700_001u32).map(|i| ((i * 31) >> 3) as u8).collect();
     swarm.write("p1/files/sub/größe 🐝.bin", &content);
     swarm.write("p1/files/empty", b"");
     let _p1 = swarm.peer("p1");
