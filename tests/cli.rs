@@ -565,6 +565,30 @@ fn each_failure_of_get_has_its_code_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_get_to_stdout_ends_when_nobody_reads_on_and_fails_when_nothing_can_be_written() {
+    let swarm = Swarm::start();
+    fs::create_dir_all(swarm.dir.path().join("p1/files")).unwrap();
+    // More than a pipe and the memory of a job hold together.
+    fs::File::create(swarm.dir.path().join("p1/files/zeros")).unwrap().set_len(80 << 20).unwrap();
+    let _p1 = swarm.peer("p1");
+
+    let mut get = swarm.command(&["get", "zeros", "-o", "-", "-q"]);
+    let mut child = get.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdout.take().unwrap().read_exact(&mut [0; 10]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(0), String::new()));
+
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut get = swarm.command(&["get", "zeros", "-o", "-", "-q"]);
+    let output = get.stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "enxame: standard output: No space left on device\n"
+    );
+}
+
+#[test]
 fn an_interrupted_get_keeps_its_part_file_and_goes_on_from_it() {
     let swarm = Swarm::start();
     fs::create_dir_all(swarm.dir.path().join("p1/files")).unwrap();
