@@ -277,7 +277,7 @@ fn who_hangs_up_in_the_middle_is_dialled_again_and_what_it_sent_counts() {
         let bad = holder(&test, "bad", &content, Behaviour::CloseAt(2 * SPAN as u64 + SPAN as u64 / 2));
         let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![bad.listed()])]);
         let to = test.folder();
-        let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
+        let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]).await;
         bad.until(|asked| connections(asked) == 2).await;
         let good = holder(&test, "good", &content, Behaviour::Honest);
         tracker.change(|script| script.candidates[0].holders.push(good.listed()));
@@ -318,7 +318,7 @@ fn a_holder_that_cannot_be_reached_is_dialled_again_and_stops_nobody() {
         let bad = Holder { peer: "bad".parse().unwrap(), address: nobody.address(), complete: true };
         let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![bad])]);
         let to = test.folder();
-        let mut running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
+        let mut running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]).await;
         let dropped = |event: &JobEvent| {
             matches!(event, JobEvent::Source { state: SourceState::Dropped { reason }, .. }
                 if reason.starts_with("cannot be reached: ") && reason.contains("refused"))
@@ -339,7 +339,7 @@ fn a_holder_that_stalls_loses_its_spans_to_one_that_turns_up_later() {
         let bad = holder(&test, "bad", &content, Behaviour::StallAfter(2));
         let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![bad.listed()])]);
         let to = test.folder();
-        let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
+        let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]).await;
         // All is in flight there when the other one appears.
         bad.until(|asked| spans_asked(&content, asked) > 4).await;
         let good = holder(&test, "good", &content, Behaviour::Honest);
@@ -568,16 +568,16 @@ fn a_size_that_most_claim_falsely_does_not_keep_the_file_from_whoever_has_it() {
 
 /// Fetches through proxies with these scripts, all at the same time, each from a holder of its own.
 async fn fetch_through(test: &Test, content: &Content, scripts: Vec<Vec<Fault>>) -> Vec<(FaultProxy, Told)> {
-    let start = |script: Vec<Fault>| {
+    let mut started = Vec::new();
+    for script in scripts {
         let holder = holder(test, "only", content, Behaviour::Honest);
         let proxy = FaultProxy::start(test, holder.address(), script);
         let listed = vec![holder.listed_at(proxy.address())];
         let tracker = tracker_of(test, vec![candidate(content, &["x"], listed)]);
         let to = test.folder();
-        let running = Running::start(test, tracker.address(), vec![into_folder("x", &to)]);
-        (running, to, proxy, holder, tracker)
-    };
-    let started: Vec<_> = scripts.into_iter().map(start).collect();
+        let running = Running::start(test, tracker.address(), vec![into_folder("x", &to)]).await;
+        started.push((running, to, proxy, holder, tracker));
+    }
     let mut ended = Vec::new();
     for (running, to, proxy, _holder, _tracker) in started {
         let told = running.finish().await;
@@ -623,17 +623,18 @@ fn a_bit_flipped_on_the_way_is_found_wherever_it_is() {
         let proxy = later(&test, &good);
         // In the greeting, in OPENED, in the manifest, in the data of two spans.
         let flips = [2, 5, 20, 55, 80, 120, 180, 250, 900, 3000, SPAN as u64 + 5000];
-        let start = |flip: &u64| {
+        let mut started = Vec::new();
+        for flip in flips {
             let flipped = holder(&test, "flipped", &content, Behaviour::Honest);
-            let script = vec![Fault::to_client(Way::flips(*flip, 3)), Fault::none()];
+            let script = vec![Fault::to_client(Way::flips(flip, 3)), Fault::none()];
             let network = FaultProxy::start(&test, flipped.address(), script);
             let listed = vec![flipped.listed_at(network.address()), good.listed_at(proxy.address())];
             let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
             let to = test.folder();
-            let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
-            (running, to, flipped, network, tracker)
-        };
-        for (running, to, _flipped, network, _tracker) in flips.iter().map(start).collect::<Vec<_>>() {
+            let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+            started.push((running, to, flipped, network, tracker));
+        }
+        for (running, to, _flipped, network, _tracker) in started {
             let told = running.finish().await;
             assert!(content.stands_at(&to.join("x")), "{told:#?}");
             assert_sums_up(told.done());

@@ -164,6 +164,9 @@ pub struct PartFile {
 impl Drop for PartFile {
     fn drop(&mut self) {
         self.data.is_open.store(false, Ordering::Release);
+        // Who serves from it may keep it open a while; the lock is not theirs. Where there are no
+        // locks, there is none to give back.
+        let _ = flock(&self.data.file, FlockOperation::Unlock);
     }
 }
 
