@@ -9,6 +9,7 @@
 //! | [`tracker`] | a tracker that answers as told, and a peer that says to a real one what a test wants |
 //! | [`files`] | seeded contents of the sizes that matter |
 //! | [`tree`] | a second implementation of the manifest, to check the first against |
+//! | [`getter`] | a getter that says to a real holder what a test wants |
 //! | [`job`] | a download job as a test sees it: what it was asked for, and all that it told |
 //! | [`swarm`] | a real tracker and real peers in the test's system |
 //! | [`probe`] | an actor that hands on what it is told |
@@ -18,6 +19,7 @@
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses its own part of the kit")]
 
 pub mod files;
+pub mod getter;
 pub mod harness;
 pub mod holder;
 pub mod job;

@@ -630,7 +630,9 @@ mod tests {
         let first = place.part("file", &bytes);
         let second = PartFile::open(&place.folder, &"other".parse().unwrap(), first.proof());
         assert!(matches!(second, Err(PartError::Locked(_))));
+        let serving = first.share();
         drop(first);
+        assert!(!serving.is_open());
         let third = place.part("file", &bytes);
         third.discard().unwrap();
         assert_eq!(place.names(), [""; 0]);

@@ -18,10 +18,13 @@ where
 {
     let mut link = ControlLink::new(stream);
     let theirs = within_hello_budget(async {
+        let mut answers = vec![FromHolder::Hello(ours)];
         let ToHolder::Hello(theirs) = link.read().await? else {
+            let why = "the first message was not HELLO";
+            answers.push(FromHolder::Refused { refusal: Refusal::Protocol, why: why.into() });
+            link.write(&answers).await?;
             return Err(LinkError::Unexpected("a request before HELLO"));
         };
-        let mut answers = vec![FromHolder::Hello(ours)];
         if theirs.version != VERSION {
             let why = theirs.version_mismatch();
             answers.push(FromHolder::Refused { refusal: Refusal::Version, why: why.clone() });

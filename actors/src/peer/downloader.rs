@@ -902,7 +902,13 @@ impl Downloader {
 
     /// Fails a file of which nobody who is connected has anything that is missing, for too long.
     fn check_standstill(&mut self, index: FileIndex, now: Instant, ctx: &mut Context<Self>) {
-        let is_awaited = self.plan.file(index).is_none_or(|plan| plan.in_flight().next().is_some());
+        let file = &self.files[index.0 as usize];
+        let is_holder = |peer: &PeerId| file.holder(peer).is_some();
+        let is_dialled = |source: &Source| !source.is_connected && is_holder(&source.peer);
+        // Who fails is dialled a few times and then given up, which has an end of its own.
+        let is_awaited = self.plan.file(index).is_none_or(|plan| plan.in_flight().next().is_some())
+            || self.sources.values().any(is_dialled)
+            || self.holders.any_put_off(is_holder, now);
         let file = &mut self.files[index.0 as usize];
         // A stream whose reader takes nothing waits for the reader, not for holders.
         if is_awaited || matches!(file.target, Target::Stream(_)) {

@@ -98,6 +98,12 @@ impl Holders {
         self.entries.iter().any(|(peer, entry)| entry.state != DialState::GivenUp && wanted(peer))
     }
 
+    /// Whether one among `wanted` failed and will be dialled again later.
+    pub fn any_put_off(&self, wanted: impl Fn(&PeerId) -> bool, now: Instant) -> bool {
+        let is_put_off = |entry: &Entry| matches!(entry.state, DialState::Ready(at) if at > now);
+        self.entries.iter().any(|(peer, entry)| is_put_off(entry) && wanted(peer))
+    }
+
     /// How this holder last ended.
     pub fn ending(&self, peer: &PeerId) -> Option<&Ending> {
         self.entries.get(peer)?.ending.as_ref()
