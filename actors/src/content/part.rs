@@ -632,7 +632,7 @@ mod tests {
         assert!(matches!(second, Err(PartError::Locked(_))));
         let serving = first.share();
         drop(first);
-        assert!(!serving.is_open());
+        assert!(!serving.is_unchanged());
         let third = place.part("file", &bytes);
         third.discard().unwrap();
         assert_eq!(place.names(), [""; 0]);
