@@ -277,7 +277,7 @@ fn who_hangs_up_in_the_middle_is_dialled_again_and_what_it_sent_counts() {
         let bad = holder(&test, "bad", &content, Behaviour::CloseAt(2 * SPAN as u64 + SPAN as u64 / 2));
         let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![bad.listed()])]);
         let to = test.folder();
-        let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
         bad.until(|asked| connections(asked) == 2).await;
         let good = holder(&test, "good", &content, Behaviour::Honest);
         tracker.change(|script| script.candidates[0].holders.push(good.listed()));
@@ -318,7 +318,7 @@ fn a_holder_that_cannot_be_reached_is_dialled_again_and_stops_nobody() {
         let bad = Holder { peer: "bad".parse().unwrap(), address: nobody.address(), complete: true };
         let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![bad])]);
         let to = test.folder();
-        let mut running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        let mut running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
         let dropped = |event: &JobEvent| {
             matches!(event, JobEvent::Source { state: SourceState::Dropped { reason }, .. }
                 if reason.starts_with("cannot be reached: ") && reason.contains("refused"))
@@ -339,7 +339,7 @@ fn a_holder_that_stalls_loses_its_spans_to_one_that_turns_up_later() {
         let bad = holder(&test, "bad", &content, Behaviour::StallAfter(2));
         let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![bad.listed()])]);
         let to = test.folder();
-        let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
         // It has sent all that it will send when the other one appears.
         bad.until(|asked| spans_asked(&content, asked) > 4).await;
         let good = holder(&test, "good", &content, Behaviour::Honest);
@@ -576,7 +576,7 @@ async fn fetch_through(test: &Test, content: &Content, scripts: Vec<Vec<Fault>>)
         let listed = vec![holder.listed_at(proxy.address())];
         let tracker = tracker_of(test, vec![candidate(content, &["x"], listed)]);
         let to = test.folder();
-        let running = Running::start(test, tracker.address(), vec![into_folder("x", &to)]).await;
+        let running = Running::start(test, tracker.address(), vec![into_folder("x", &to)]);
         started.push((running, to, proxy, holder, tracker));
     }
     let mut ended = Vec::new();
@@ -632,7 +632,7 @@ fn a_bit_flipped_on_the_way_is_found_wherever_it_is() {
             let listed = vec![flipped.listed_at(network.address()), good.listed_at(proxy.address())];
             let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
             let to = test.folder();
-            let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+            let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
             started.push((running, to, flipped, network, tracker));
         }
         for (running, to, _flipped, network, _tracker) in started {

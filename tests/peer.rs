@@ -408,7 +408,7 @@ fn a_download_that_runs_finishes_while_the_tracker_is_gone() {
         let listing = Listing { name: "x".parse().unwrap(), id, size, complete: false };
         listed.register(1, holder.address().port(), vec![listing]).await.unwrap();
         let to = test.folder();
-        let mut running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        let mut running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
         let stored =
             |event: &JobEvent| matches!(event, JobEvent::Progress(now) if now.have_bytes == 3 * SPAN as u64);
         running.watched.until("three spans", stored).await;

@@ -102,7 +102,7 @@ fn overwrite_replaces_what_stands_there() {
             let to = test.folder();
             Content::of("old").write(&to, "x");
             let wants = vec![into_folder("dir/x", &to)];
-            let told = Running::start_with(&test, tracker.address(), wants, true).await.finish().await;
+            let told = Running::start_with(&test, tracker.address(), wants, true).finish().await;
             assert_eq!(told.done().fetched_bytes, content.size());
             assert!(content.stands_at(&to.join("x")));
             assert_eq!(files_in(&to).len(), 1, "no part file");
@@ -157,7 +157,7 @@ fn a_file_that_somebody_else_puts_there_in_the_middle_is_not_replaced() {
         let content = Content::random(&mut test.rng(), 4 * SPAN);
         let (holder, tracker) = shared(&test, &content, only([0, 1, 3]));
         let to = test.folder();
-        let mut running = Running::start(&test, tracker.address(), vec![into_folder("dir/x", &to)]).await;
+        let mut running = Running::start(&test, tracker.address(), vec![into_folder("dir/x", &to)]);
         until_stored(&mut running, 3 * SPAN as u64).await;
         let theirs = Content::of("theirs");
         theirs.write(&to, "x");
@@ -182,7 +182,7 @@ fn the_same_content_that_somebody_else_puts_there_in_the_middle_is_as_good() {
         let content = Content::random(&mut test.rng(), 4 * SPAN);
         let (holder, tracker) = shared(&test, &content, only([0, 1, 3]));
         let to = test.folder();
-        let mut running = Running::start(&test, tracker.address(), vec![into_folder("dir/x", &to)]).await;
+        let mut running = Running::start(&test, tracker.address(), vec![into_folder("dir/x", &to)]);
         until_stored(&mut running, 3 * SPAN as u64).await;
         content.write(&to, "x");
         holder.gain([2]);
@@ -232,7 +232,7 @@ fn a_download_that_was_cancelled_goes_on_where_it_was() {
         let content = Content::random(&mut test.rng(), 9 * SPAN + 100);
         let (_partial, tracker) = shared(&test, &content, only([0, 1, 4, 9]));
         let to = test.folder();
-        let mut running = Running::start(&test, tracker.address(), vec![into_folder("dir/x", &to)]).await;
+        let mut running = Running::start(&test, tracker.address(), vec![into_folder("dir/x", &to)]);
         let stored = 3 * SPAN as u64 + 100;
         until_stored(&mut running, stored).await;
         running.cancel();
@@ -258,7 +258,7 @@ fn a_download_that_was_cancelled_can_be_begun_again_at_once() {
         let (holder, tracker) = shared(&test, &content, Behaviour::Trickle(40 << 20));
         let to = test.folder();
         for round in 1..=5u64 {
-            let running = Running::start(&test, tracker.address(), vec![into_folder("dir/x", &to)]).await;
+            let running = Running::start(&test, tracker.address(), vec![into_folder("dir/x", &to)]);
             // In the middle of whatever it is doing then.
             let asked = |(connection, asked): &(u64, Asked)| {
                 *connection == round && matches!(asked, Asked::Said(ToHolder::Get { .. }))
@@ -283,7 +283,7 @@ fn a_job_that_is_cancelled_at_its_start_says_so_once_per_file() {
             let to = test.folder();
             content.write(&to, "x");
             let wants = vec![into_folder("dir/x", &to), into_folder("dir/y", &to)];
-            let mut running = Running::start(&test, tracker.address(), wants).await;
+            let mut running = Running::start(&test, tracker.address(), wants);
             if after_found {
                 // What stands at its place is being hashed.
                 running.watched.until("FOUND", |event| matches!(event, JobEvent::Found { .. })).await;
@@ -302,7 +302,7 @@ fn a_part_file_that_was_torn_zeroed_and_tampered_with_heals() {
         let content = Content::random(&mut test.rng(), 9 * SPAN + 100);
         let (_partial, tracker) = shared(&test, &content, only([0, 1, 2, 3, 4, 5, 9]));
         let to = test.folder();
-        let mut running = Running::start(&test, tracker.address(), vec![into_folder("dir/x", &to)]).await;
+        let mut running = Running::start(&test, tracker.address(), vec![into_folder("dir/x", &to)]);
         until_stored(&mut running, 6 * SPAN as u64 + 100).await;
         running.cancel();
         running.finish().await;
@@ -358,7 +358,7 @@ fn a_stream_gets_the_content_in_order_from_several_holders() {
             let candidates = vec![candidate(&content, &["x"], listed)];
             let tracker = FakeTracker::start(&test, Script { candidates, ..Script::default() });
             let (write, mut read) = pipe();
-            let running = Running::start(&test, tracker.address(), vec![to_stream("x", write)]).await;
+            let running = Running::start(&test, tracker.address(), vec![to_stream("x", write)]);
             let mut got = Vec::new();
             while let Some(data) = test.wait_for("the stream", read.recv()).await {
                 got.extend(data);
@@ -383,7 +383,7 @@ fn a_slow_reader_of_a_stream_bounds_what_is_asked_for() {
         let content = Content::random(&mut test.rng(), 2 * ahead * SPAN);
         let (holder, tracker) = shared(&test, &content, Behaviour::Honest);
         let (write, mut read) = pipe();
-        let running = Running::start(&test, tracker.address(), vec![to_stream("dir/x", write)]).await;
+        let running = Running::start(&test, tracker.address(), vec![to_stream("dir/x", write)]);
         // Nothing was read, and so much is asked for.
         holder.until(|asked| spans_asked(&content, asked) >= ahead).await;
         let (mut got, mut reads) = (Vec::new(), 0);
@@ -405,7 +405,7 @@ fn a_stream_that_cannot_be_written_ends_the_job() {
             let content = Content::random(&mut test.rng(), spans * SPAN);
             let (_holder, tracker) = shared(&test, &content, Behaviour::Honest);
             let (write, mut read) = pipe();
-            let running = Running::start(&test, tracker.address(), vec![to_stream("dir/x", write)]).await;
+            let running = Running::start(&test, tracker.address(), vec![to_stream("dir/x", write)]);
             assert_eq!(test.wait_for("the stream", read.recv()).await.unwrap(), content.data[..SPAN]);
             drop(read);
             let told = running.finish().await;
@@ -425,7 +425,7 @@ fn a_stream_and_a_file_of_one_content_both_get_it() {
         let to = test.folder();
         let (write, mut read) = pipe();
         let wants = vec![to_stream("dir/x", write), into_folder("dir/x", &to)];
-        let running = Running::start(&test, tracker.address(), wants).await;
+        let running = Running::start(&test, tracker.address(), wants);
         let mut got = Vec::new();
         while let Some(data) = test.wait_for("the stream", read.recv()).await {
             got.extend(data);

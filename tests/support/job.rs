@@ -83,12 +83,12 @@ pub struct Running {
 
 impl Running {
     /// Starts a fetch that replaces nothing.
-    pub async fn start(test: &Test, tracker: std::net::SocketAddr, wants: Vec<Want>) -> Running {
-        Running::start_with(test, tracker, wants, false).await
+    pub fn start(test: &Test, tracker: std::net::SocketAddr, wants: Vec<Want>) -> Running {
+        Running::start_with(test, tracker, wants, false)
     }
 
     /// Starts a fetch.
-    pub async fn start_with(
+    pub fn start_with(
         test: &Test,
         tracker: std::net::SocketAddr,
         wants: Vec<Want>,
@@ -97,7 +97,7 @@ impl Running {
         let (events, watched) = Watched::start(test);
         let us = "getter".parse().expect("a peer id");
         let config = FetchConfig { us, tracker: tracker.into(), wants, overwrite };
-        let fetch = Fetch::start(config, events).await.expect("threads and a port");
+        let fetch = Fetch::start(config, events).expect("threads and a port");
         Running { test: test.clone(), fetch, watched }
     }
 
@@ -115,7 +115,7 @@ impl Running {
 
 /// Fetches, and says all that was told.
 pub async fn fetch(test: &Test, tracker: std::net::SocketAddr, wants: Vec<Want>) -> Told {
-    Running::start(test, tracker, wants).await.finish().await
+    Running::start(test, tracker, wants).finish().await
 }
 
 /// All that a job told.
