@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures how fast files move on this machine, and how much memory both sides take.
 set -euo pipefail
+export LC_ALL=C
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -11,14 +12,13 @@ Usage: scripts/bench.sh [--rounds N] [--mib N] [--json] [--install] [CASE]...
   --rounds N  how often each case is run: 5 unless stated
   --mib N     size of the file: 1024 unless stated
   --json      one object per line instead of the table
-  --install   install nginx and curl with apt-get first, to compare with
+  --install   install with apt-get what is needed, and nginx and curl to compare with
   CASE        what to measure; all of them if none is named:
     one-to-one  one holder, one getter, over loopback
 
 Each round is timed from the start of the getting program to its end, and the copy is compared. The
 programs take turns, so that a slow moment of the machine falls on all of them. The memory is the
-most that a process ever had resident; for a getter, no less is shown than the 10 MiB or so of the
-python3 that starts and times it.
+most that a process ever had resident. Needs GNU time and python3.
 USAGE
 }
 
@@ -48,15 +48,15 @@ while (($#)); do
     shift
 done
 ((${#cases[@]})) || cases=(one-to-one)
-command -v python3 >/dev/null || {
-    say "bench.sh: python3 is needed to read the memory of a process that has ended"
-    exit 1
-}
 if $install; then
     export DEBIAN_FRONTEND=noninteractive
     # In run level 1 the package does not start a web server of its own.
-    apt-get update -qq && RUNLEVEL=1 apt-get install -y -qq --no-install-recommends nginx-light curl
+    apt-get update -qq && RUNLEVEL=1 apt-get install -y -qq --no-install-recommends time python3 nginx-light curl
 fi >&2 </dev/null
+if ! /usr/bin/time --version 2>&1 | grep -q GNU || ! command -v python3 >/dev/null; then
+    say "bench.sh: GNU time and python3 are needed; --install installs both"
+    exit 1
+fi
 
 # ---- a place in memory, so that no disk is measured ----
 
@@ -86,28 +86,24 @@ failed() {
 
 # ---- measuring ----
 
-# measure COMMAND...: runs it and prints its seconds and its peak of resident memory in kB.
+# measure COMMAND...: runs it and prints its microseconds and its peak of resident memory in kB.
 measure() {
-    python3 -c '
-import os, sys, time
-start = time.monotonic()
-pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)])
-_, status, used = os.wait4(pid, 0)
-print(time.monotonic() - start, used.ru_maxrss)
-sys.exit(os.waitstatus_to_exitcode(status))
-' "$@"
+    local start=${EPOCHREALTIME/./} end
+    /usr/bin/time --quiet --format %M --output "$dir/peak" "$@" >&2 || return 1
+    end=${EPOCHREALTIME/./}
+    echo "$((end - start)) $(<"$dir/peak")"
 }
 
 # peak_kb PID: the same for a process that still runs.
 peak_kb() { awk '/^VmHWM:/ { print $2 }' "/proc/$1/status"; }
 
-# report CASE TOOL SIZE_BYTES HOLDER_KB: a row of the table, from the lines "seconds kB" on stdin.
+# report CASE TOOL SIZE_BYTES HOLDER_KB: a row of the table, from the lines of measure on stdin.
 report() {
     python3 -c '
 import json, statistics, sys
 case, tool, size, holder_kb, as_json = sys.argv[1:]
 rounds = [line.split() for line in sys.stdin]
-rates = [int(size) / float(seconds) / 1e6 for seconds, _ in rounds]
+rates = [int(size) / int(us) for us, _ in rounds]  # bytes per microsecond are MB/s
 row = {
     "case": case, "tool": tool, "size": int(size), "rounds": len(rates),
     "median_mb_s": round(statistics.median(rates), 1),
