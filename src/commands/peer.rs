@@ -1,6 +1,6 @@
 //! `enxame peer`: shares a folder until a signal ends it, and fetches into it first if told so.
 
-use actix::{Actor, Context, Handler};
+use actix::{Actor, Context, Handler, Message};
 use enxame_actors::peer::tracker_link::TrackerNews;
 use enxame_actors::peer::{Job, Peer, PeerConfig};
 
@@ -24,14 +24,15 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
             listen: args.listen,
             tracker: args.tracker.tracker.clone(),
         };
-        let news = News { ui: ui.clone() }.start().recipient();
+        let news = News { ui: ui.clone(), is_ready: false }.start();
         let peer = tokio::select! {
-            peer = Peer::start(config, Some(news)) => peer?,
+            peer = Peer::start(config, Some(news.clone().recipient())) => peer?,
             // Nothing is shared yet that would have to be ended in order.
             () = signals.next() => return Ok(Exit::Done),
         };
         let shared = peer.first_scan();
         ui.ready("peer", Some(peer.id()), peer.address());
+        news.do_send(IsReady);
         ui.note(format_args!(
             "enxame: {} shares {} ({}) of {}",
             peer.id(),
@@ -68,9 +69,24 @@ fn fetch(ui: &Ui, args: &PeerArgs, peer: &Peer) -> Job {
     job
 }
 
-/// Writes as records how the peer and its tracker get on. People read it in the log.
+/// Writes as records how the peer and its tracker get on, once it is ready: the first record of a
+/// role says so. People read it in the log.
 struct News {
     ui: Ui,
+    is_ready: bool,
+}
+
+/// The peer is ready.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct IsReady;
+
+impl Handler<IsReady> for News {
+    type Result = ();
+
+    fn handle(&mut self, _: IsReady, _: &mut Context<Self>) {
+        self.is_ready = true;
+    }
 }
 
 impl Actor for News {
@@ -81,7 +97,7 @@ impl Handler<TrackerNews> for News {
     type Result = ();
 
     fn handle(&mut self, news: TrackerNews, _: &mut Context<Self>) {
-        if !self.ui.json {
+        if !self.ui.json || !self.is_ready {
             return;
         }
         match &news {
