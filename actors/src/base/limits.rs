@@ -45,6 +45,13 @@ pub const MAX_ANSWER_HOLDERS: usize = 50;
 pub const MAX_ANSWER_CANDIDATES: usize = 64;
 /// Names listed with one candidate.
 pub const MAX_ANSWER_NAMES: usize = 16;
+/// Contents of which a peer remembers who held them: more than people fetch in a week.
+pub const MAX_REMEMBERED_FILES: usize = 1000;
+/// Holders that a job knows of before it takes no more from its sources: more than it will ever dial.
+pub const MAX_HEARD_HOLDERS: usize = 1000;
+/// Bytes of the file of remembered holders: some hundreds per content as a rule; long names and many
+/// holders may not make more of it.
+pub const MAX_REMEMBERED_BYTES: usize = 4 << 20;
 /// Entries in one page of LIST or PEERS.
 pub const MAX_PAGE_ENTRIES: usize = 1000;
 /// Peers registered at one tracker.
@@ -66,6 +73,12 @@ pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// An answer of a tracker to one request.
 pub const TRACKER_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the other trackers are waited for when one has answered: all living ones of a network
+/// have answered by then, and one that is silent costs no question more than this.
+pub const TRACKER_GRACE: Duration = Duration::from_millis(300);
+/// How long the other trackers are waited for when those that have answered know of nobody: "nobody
+/// has it" ends a fetch, so it is not said before a slow tracker had a chance to know better.
+pub const TRACKER_GRACE_IF_NOTHING: Duration = Duration::from_secs(3);
 /// No progress on a source for this long: its spans are given to others.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// No progress on a source for this long: it is dropped.
@@ -91,6 +104,8 @@ pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// Changes of the folder that come closer together than this are taken as one.
 pub const WATCH_QUIET: Duration = Duration::from_millis(100);
+/// From the first change of what is remembered of holders to its writing: many changes are one file.
+pub const REMEMBER_AFTER: Duration = Duration::from_secs(2);
 /// How often a job looks at its sources and reports progress.
 pub const JOB_TICK: Duration = Duration::from_millis(250);
 /// How long a BUSY holder asks the getter to wait.
@@ -116,6 +131,8 @@ pub const MAX_FRAMES_PER_BATCH: usize = 256;
 pub const MAX_PENDING_PUSHES: usize = 8;
 /// Requests that one getter may have waiting at a holder.
 pub const MAX_REQUESTS_IN_FLIGHT: usize = 1024;
+/// PEERS that wait for their answer at one source: a job of thousands of small files asks for some.
+pub const MAX_PEERS_IN_FLIGHT: usize = 32;
 /// Spans that one request may state.
 pub const MAX_REQUEST_SPANS: usize = 64;
 /// Data requested and not yet written, for a whole job.
