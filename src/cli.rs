@@ -1,5 +1,6 @@
 //! The command line. Its help texts are the manual: `enxame help` has to be enough to work from.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,7 +21,10 @@ Examples:
   enxame ls --tracker 10.0.0.1                        what there is
 
 With ENXAME_TRACKER=10.0.0.1 in the environment, --tracker can be left out. Every option has such
-a twin; its help names it.";
+a twin; its help names it.
+
+A network may have several trackers, so that one can fail: --tracker 10.0.0.1 --tracker 10.0.0.2, or
+ENXAME_TRACKER=10.0.0.1,10.0.0.2. They know nothing of each other; peers register with all of them.";
 
 const WHAT: &str = "\
 WHAT is one of
@@ -127,8 +131,13 @@ Examples:
   enxame peer alice --tracker 10.0.0.1
   enxame peer gpu7 --tracker 10.0.0.1 --root /srv/enxame --get model.bin --get vocab.json",
     after_long_help = format!("\
-Prints `ready peer ID ADDR` to stdout when it shares. Files that are added to the folder, changed or
-removed are noticed while it runs. SIGINT and SIGTERM end it in order.
+Prints `ready peer ID ADDR` to stdout when it shares: one of its trackers knows it then. Files that
+are added to the folder, changed or removed are noticed while it runs. SIGINT and SIGTERM end it in
+order.
+
+Of several trackers, those that do not answer are tried again for as long as it runs. Who holds what
+it asked for is remembered in DIR/ID/.enxame: if no tracker answers, --get asks those holders, at
+the start too.
 
 {WHAT}
 
@@ -249,12 +258,31 @@ pub(crate) struct HashArgs {
     pub(crate) files: Vec<PathBuf>,
 }
 
-/// The tracker to ask, for every command that talks to one.
+/// The trackers to ask, for every command that talks to one.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct TrackerOption {
-    /// The tracker to ask; its port is 7070 unless stated
-    #[arg(long, env = "ENXAME_TRACKER", hide_env_values = true, value_name = "HOST[:PORT]")]
-    pub(crate) tracker: TrackerAddress,
+    /// The tracker to ask; its port is 7070 unless stated. Several can be given: all are asked
+    // A comma cannot stand in an address.
+    #[arg(
+        id = "tracker",
+        long = "tracker",
+        env = "ENXAME_TRACKER",
+        hide_env_values = true,
+        value_name = "HOST[:PORT]",
+        required = true,
+        value_delimiter = ','
+    )]
+    stated: Vec<TrackerAddress>,
+}
+
+impl TrackerOption {
+    /// The trackers in the order stated, each once.
+    pub(crate) fn addresses(&self) -> Vec<TrackerAddress> {
+        let mut addresses = self.stated.clone();
+        let mut seen = HashSet::new();
+        addresses.retain(|address| seen.insert(address.clone()));
+        addresses
+    }
 }
 
 fn tracker_listen(text: &str) -> Result<SocketAddr, String> {

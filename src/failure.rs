@@ -8,6 +8,7 @@ use enxame_actors::net::TrackerAddress;
 use enxame_actors::peer::PeerError;
 use enxame_actors::peer::events::JobError;
 use enxame_actors::peer::tracker_client::AskError;
+use enxame_actors::peer::trackers::TrackerFailure;
 use enxame_actors::wire::tracker::Candidate;
 
 use crate::exit::Exit;
@@ -41,32 +42,29 @@ impl Failure {
     /// No tracker answered: each address with its reason.
     pub(crate) fn no_tracker(reasons: &[(String, String)]) -> Failure {
         let tried: Vec<String> = reasons.iter().map(|(address, why)| format!("{address}: {why}")).collect();
+        let list = tried.join("; ");
         Failure::new(
             Exit::NoTracker,
-            format!("no tracker answered: {}; is `enxame tracker` running there?", tried.join("; ")),
+            format!("no tracker answered: {list}; is `enxame tracker` running there?"),
         )
     }
 }
 
-impl From<AskError> for Failure {
-    fn from(error: AskError) -> Failure {
-        match error {
-            AskError::Unreachable { tracker, source } => {
-                Failure::no_tracker(&[(tracker.to_string(), human::reason(&source))])
-            }
-            AskError::Lost { tracker, source } => {
-                Failure::no_tracker(&[(tracker.to_string(), source.to_string())])
-            }
-            refused @ AskError::Refused { .. } => Failure::new(Exit::Failed, refused.to_string()),
-        }
-    }
+/// A tracker that gave no answer, and why.
+pub(crate) fn reason_of(tracker: &TrackerAddress, error: &AskError) -> (String, String) {
+    let why = match error {
+        AskError::Unreachable { source, .. } => human::reason(source),
+        AskError::Lost { source, .. } => source.to_string(),
+        AskError::Refused { why, .. } => format!("refused: {why}"),
+    };
+    (tracker.to_string(), why)
 }
 
 impl From<PeerError> for Failure {
     fn from(error: PeerError) -> Failure {
         match error {
             PeerError::Folder { path, source } => Failure::disk(&path, &source),
-            PeerError::NoTracker { tracker, why } => Failure::no_tracker(&[(tracker, why)]),
+            PeerError::Tracker(TrackerFailure::NoAnswer(reasons)) => Failure::no_tracker(&reasons),
             PeerError::Listen { address, source } => Failure::new(
                 Exit::Failed,
                 format!(
@@ -74,7 +72,7 @@ impl From<PeerError> for Failure {
                     human::reason(&source)
                 ),
             ),
-            PeerError::Refused(_) | PeerError::Threads(_) => Failure::new(Exit::Failed, error.to_string()),
+            PeerError::Tracker(_) | PeerError::Threads(_) => Failure::new(Exit::Failed, error.to_string()),
         }
     }
 }
@@ -82,8 +80,8 @@ impl From<PeerError> for Failure {
 /// What the messages about a job name: the command that was typed, as far as the next one needs it.
 #[derive(Clone, Debug)]
 pub(crate) struct JobContext {
-    /// The tracker that was asked.
-    pub(crate) tracker: TrackerAddress,
+    /// The trackers that were asked.
+    pub(crate) trackers: Vec<TrackerAddress>,
     /// Who fetches.
     pub(crate) asker: Asker,
 }
@@ -103,7 +101,7 @@ impl JobContext {
     /// The failure of one wanted file.
     pub(crate) fn failure(&self, what: &str, error: &JobError) -> Failure {
         let message = match error {
-            JobError::NobodyHasIt => nobody_has_it(what, &self.tracker).message,
+            JobError::NobodyHasIt => nobody_has_it(what, &self.trackers).message,
             JobError::Ambiguous(candidates) => self.ambiguous(what, candidates),
             JobError::Undelivered(reasons) => {
                 let list: Vec<String> =
@@ -111,16 +109,16 @@ impl JobContext {
                 let tried =
                     if list.is_empty() { "no holder could be reached" } else { "no holder could deliver it" };
                 format!(
-                    "{what}: {tried}; `enxame who-has {} --tracker {}` shows who has it, and the same command \
+                    "{what}: {tried}; `enxame who-has {} {}` shows who has it, and the same command \
                      goes on from what has arrived{}{}",
                     shell_word(what),
-                    self.tracker,
+                    tracker_option(&self.trackers),
                     if list.is_empty() { "" } else { "; what went wrong:" },
                     list.concat()
                 )
             }
             JobError::NoTracker(reasons) => Failure::no_tracker(reasons).message,
-            JobError::Refused(why) => format!("{what}: the tracker {} refused: {why}", self.tracker),
+            JobError::Refused { tracker, why } => format!("{what}: the tracker {tracker} refused: {why}"),
             JobError::Disk { path, kind, why } => {
                 format!("{}: {why}{}", path.display(), self.disk_hint(*kind))
             }
@@ -197,13 +195,19 @@ impl JobContext {
     }
 }
 
+/// The option that asks the same trackers.
+fn tracker_option(trackers: &[TrackerAddress]) -> String {
+    let list: Vec<String> = trackers.iter().map(ToString::to_string).collect();
+    format!("--tracker {}", list.join(","))
+}
+
 /// What no living peer has.
-pub(crate) fn nobody_has_it(what: &str, tracker: &TrackerAddress) -> Failure {
+pub(crate) fn nobody_has_it(what: &str, trackers: &[TrackerAddress]) -> Failure {
     Failure {
         what: Some(what.into()),
         ..Failure::new(
             Exit::NobodyHasIt,
-            format!("{what}: nobody has it; `enxame ls --tracker {tracker}` lists what there is"),
+            format!("{what}: nobody has it; `enxame ls {}` lists what there is", tracker_option(trackers)),
         )
     }
 }
@@ -223,7 +227,7 @@ mod tests {
     use super::*;
 
     fn context(asker: Asker) -> JobContext {
-        JobContext { tracker: "10.0.0.1".parse().unwrap(), asker }
+        JobContext { trackers: vec!["10.0.0.1".parse().unwrap(), "b:9".parse().unwrap()], asker }
     }
 
     fn candidate(first_bytes: &[u8], size: u64, names: &[&str], holder_count: u32) -> Candidate {
@@ -238,16 +242,20 @@ mod tests {
         let reasons = || vec![("127.0.0.1:1".to_string(), "connection refused".to_string())];
         let disk = |kind| JobError::Disk { path: "/x".into(), kind, why: "cannot be written".into() };
         for (error, code, next_step) in [
-            (JobError::NobodyHasIt, 3, "`enxame ls --tracker 10.0.0.1:7070`"),
+            (JobError::NobodyHasIt, 3, "`enxame ls --tracker 10.0.0.1:7070,b:9`"),
             (JobError::Ambiguous(vec![candidate(&[1], 1, &["m"], 1)]), 4, "  m@01111111  1 B  1 holder"),
-            (JobError::Undelivered(vec![]), 5, "`enxame who-has m --tracker 10.0.0.1:7070`"),
+            (JobError::Undelivered(vec![]), 5, "`enxame who-has m --tracker 10.0.0.1:7070,b:9`"),
             (JobError::Undelivered(vec![("p1".parse().unwrap(), "it lied".into())]), 5, "\n  p1: it lied"),
             (
                 JobError::NoTracker(reasons()),
                 6,
                 "127.0.0.1:1: connection refused; is `enxame tracker` running",
             ),
-            (JobError::Refused("full".into()), 1, "the tracker 10.0.0.1:7070 refused: full"),
+            (
+                JobError::Refused { tracker: "b:9".into(), why: "full".into() },
+                1,
+                "the tracker b:9 refused: full",
+            ),
             (disk(io::ErrorKind::StorageFull), 7, "make room"),
             (disk(io::ErrorKind::PermissionDenied), 7, "-o PATH"),
             (JobError::TargetExists("m".into()), 7, "--overwrite"),

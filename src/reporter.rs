@@ -153,7 +153,7 @@ mod tests {
 
     fn reporter(asker: Asker) -> Reporter {
         let ui = Ui { json: false, quiet: true, bars: progress::bars(false) };
-        let context = JobContext { tracker: "10.0.0.1".parse().unwrap(), asker };
+        let context = JobContext { trackers: vec!["10.0.0.1".parse().unwrap()], asker };
         Reporter::new(ui, context, "3 files".into())
     }
 

@@ -17,6 +17,7 @@ use enxame_actors::peer::library::{AwaitReady, Library, LibraryConfig, ListChang
 use enxame_actors::peer::tracker_link::{
     AwaitRegistration, Leave, LinkConfig, Registration, TrackerLink, TrackerNews,
 };
+use enxame_actors::peer::trackers::TrackerFailure;
 use enxame_actors::peer::{Peer, PeerConfig, PeerError};
 use enxame_actors::tracker::{LeaveReason, TrackerEvent};
 use enxame_actors::wire::peer::{FromHolder, ToHolder};
@@ -307,7 +308,7 @@ fn what_no_watcher_sees_is_found_by_the_confirmation() {
             registration: Some(Registration {
                 instance: 1,
                 port: 9,
-                rescan: Some(library.clone().recipient()),
+                rescan: Some(library.downgrade().recipient()),
                 is_lazy: false,
             }),
             news: None,
@@ -445,7 +446,9 @@ fn a_second_peer_with_a_living_id_is_refused_and_the_first_one_stays() {
         let (tracker, peer) = serving(&test, std::slice::from_ref(&content)).await;
         let second = start_peer(tracker.address(), "p1", test.folder(), None);
         match test.wait_for("the refusal", second).await.err() {
-            Some(PeerError::Refused(why)) => assert!(why.contains("p1"), "{why}"),
+            Some(PeerError::Tracker(TrackerFailure::Refused { why, .. })) => {
+                assert!(why.contains("p1"), "{why}");
+            }
             other => panic!("{other:?}"),
         }
         let [found] = &tracker.who_has("f0").await[..] else { panic!("one candidate") };
@@ -460,8 +463,9 @@ fn a_peer_whose_tracker_is_not_there_says_so_and_leaves_nothing_running() {
         let nobody = RefusingAddress::new();
         let started = start_peer(nobody.address(), "p1", test.folder(), None);
         match test.wait_for("the failure", started).await.err() {
-            Some(PeerError::NoTracker { tracker, why }) => {
-                assert_eq!(tracker, nobody.address().to_string());
+            Some(PeerError::Tracker(TrackerFailure::NoAnswer(reasons))) => {
+                let [(tracker, why)] = &reasons[..] else { panic!("{reasons:?}") };
+                assert_eq!(*tracker, nobody.address().to_string());
                 assert!(why.contains("refused"), "{why}");
             }
             other => panic!("{other:?}"),
@@ -485,7 +489,8 @@ fn a_peer_that_cannot_have_its_folder_or_its_port_says_which() {
             id: "p2".parse().unwrap(),
             root: root.clone(),
             listen: tracker.address(),
-            tracker: tracker.address().into(),
+            trackers: vec![tracker.address().into()],
+            wants: Vec::new(),
         };
         let error = Peer::start(config, None).await.err();
         assert!(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use enxame_actors::base::{FileId, FileName, PeerId, Question, What};
 use enxame_actors::net::{ControlLink, LinkError, TrackerAddress};
-use enxame_actors::peer::tracker_client::{AskError, TrackerClient};
+use enxame_actors::peer::tracker_client::{AskError, TrackerClients};
 use enxame_actors::plan::catalogue::CatalogueLimits;
 use enxame_actors::tracker::{
     self, LeaveReason, TrackerConfig, TrackerError, TrackerEvent, TrackerHandle, TrackerLimits,
@@ -233,7 +233,8 @@ fn another_version_is_refused_with_both_versions_named() {
         speaker.closed().await;
 
         let address = TrackerAddress::from(swarm.tracker.address);
-        let error = TrackerClient::connect(&address, other).await.err().expect("it is refused");
+        let trackers = TrackerClients::connect(std::slice::from_ref(&address), &other).await;
+        let [(_, error)] = trackers.failures() else { panic!("it is not refused") };
         assert!(matches!(error, AskError::Refused { refusal: Refusal::Version, .. }), "{error:?}");
         let text = error.to_string();
         assert!(text.contains(&address.to_string()) && text.contains(&why), "{text}");
@@ -566,30 +567,31 @@ fn the_client_reads_all_pages_of_names_and_peers() {
         let second =
             swarm.join("p2", 2, 2222, vec![listing("many/0000", 1, true), listing("x", 2, true)]).await;
         let address = TrackerAddress::from(swarm.tracker.address);
-        let mut client = TrackerClient::connect(&address, Hello::new(peer_id("asker"))).await.unwrap();
+        let mut client = TrackerClients::connect(&[address], &Hello::new(peer_id("asker"))).await;
 
         let (files, each) = hear_all();
-        client.list("many/", each).await.unwrap();
+        client.list("many/", each).await;
         let files = files.take();
         assert_eq!(files.len(), 2500);
         assert!(files.is_sorted_by_key(|file| file.name.clone()));
         assert_eq!((files[0].holders, files[1].holders, files[0].size, files[0].id), (2, 1, 10, id(1)));
         let (files, each) = hear_all();
-        client.list("nothing", each).await.unwrap();
+        client.list("nothing", each).await;
         assert_eq!(files.take(), []);
 
         let (peers, each) = hear_all();
-        client.peers(each).await.unwrap();
+        client.peers(each).await;
         let peers: Vec<_> =
             peers.take().into_iter().map(|p| (p.peer.to_string(), p.address.port(), p.files)).collect();
         assert_eq!(peers, [("p1".into(), 1111, 2500), ("p2".into(), 2222, 2)]);
 
         let asked = |text: &str| text.parse::<What>().unwrap();
-        assert_eq!(holders(&client.who_has(&asked("x")).await.unwrap()), [("p2".into(), true)]);
-        let by_prefix = client.who_has(&asked("0202020202")).await.unwrap();
+        assert_eq!(holders(&client.who_has(&asked("x")).await), [("p2".into(), true)]);
+        let by_prefix = client.who_has(&asked("0202020202")).await;
         assert_eq!(holders(&by_prefix), [("p2".into(), true)], "no such name, so an id");
-        assert_eq!(client.who_has(&asked("x@0")).await.unwrap()[0].id, id(2));
-        assert_eq!(client.who_has(&asked("x@7")).await.unwrap(), []);
+        assert_eq!(client.who_has(&asked("x@0")).await[0].id, id(2));
+        assert_eq!(client.who_has(&asked("x@7")).await, []);
+        assert!(client.failures().is_empty());
         drop((first, second));
         swarm.end().await;
     });
@@ -601,7 +603,9 @@ fn an_unreachable_tracker_is_named_in_the_error() {
         let swarm = Swarm::start(NEVER);
         let address = TrackerAddress::from(swarm.tracker.address);
         swarm.end().await;
-        let error = TrackerClient::connect(&address, Hello::new(peer_id("asker"))).await.err().unwrap();
+        let trackers =
+            TrackerClients::connect(std::slice::from_ref(&address), &Hello::new(peer_id("asker"))).await;
+        let [(_, error)] = trackers.failures() else { panic!("it was reached") };
         assert!(matches!(error, AskError::Unreachable { .. }), "{error:?}");
         assert!(error.to_string().contains(&address.to_string()), "{error}");
     });
@@ -617,8 +621,9 @@ fn one_connection_too_many_is_told_so_and_there_is_room_when_one_has_ended() {
         let first = swarm.join("p1", 1, 9, vec![]).await;
         let _second = swarm.join("p2", 2, 9, vec![]).await;
         let address = TrackerAddress::from(swarm.tracker.address);
-        let mut client = TrackerClient::connect(&address, Hello::new(peer_id("asker"))).await.unwrap();
-        let error = client.who_has(&"a".parse().unwrap()).await.unwrap_err();
+        let mut client = TrackerClients::connect(&[address], &Hello::new(peer_id("asker"))).await;
+        assert_eq!(client.who_has(&"a".parse().unwrap()).await, []);
+        let [(_, error)] = client.failures() else { panic!("it is not refused") };
         assert!(matches!(error, AskError::Refused { refusal: Refusal::Limit, .. }), "{error}");
         drop(first);
         assert!(matches!(swarm.event().await, TrackerEvent::PeerLeft { .. }));

@@ -31,11 +31,11 @@ pub(crate) fn run(ui: &Ui, args: &GetArgs) -> Result<Exit, Failure> {
         };
         let config = FetchConfig {
             us: own_id(),
-            tracker: args.tracker.tracker.clone(),
+            trackers: args.tracker.addresses(),
             wants: wants(&args.what, &destination)?,
             overwrite: args.overwrite,
         };
-        let context = JobContext { tracker: args.tracker.tracker.clone(), asker };
+        let context = JobContext { trackers: args.tracker.addresses(), asker };
         let reporter = Reporter::new(ui.clone(), context, title(&args.what)).start();
         let fetch = Fetch::start(config, reporter.clone().recipient())?;
 

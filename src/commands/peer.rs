@@ -22,7 +22,8 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
             id: args.id.clone(),
             root: args.root.clone(),
             listen: args.listen,
-            tracker: args.tracker.tracker.clone(),
+            trackers: args.tracker.addresses(),
+            wants: args.get.clone(),
         };
         let news = News { ui: ui.clone(), is_ready: false }.start();
         let peer = tokio::select! {
@@ -57,7 +58,7 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
 
 /// Starts to fetch what `--get` asks for. What fails is told, and the peer shares on.
 fn fetch(ui: &Ui, args: &PeerArgs, peer: &Peer) -> Job {
-    let context = JobContext { tracker: args.tracker.tracker.clone(), asker: Asker::Peer };
+    let context = JobContext { trackers: args.tracker.addresses(), asker: Asker::Peer };
     let reporter = Reporter::new(ui.clone(), context, title(&args.get)).start();
     let job = peer.fetch(args.get.clone(), false, reporter.clone().recipient());
     let over = job.clone();
@@ -69,7 +70,7 @@ fn fetch(ui: &Ui, args: &PeerArgs, peer: &Peer) -> Job {
     job
 }
 
-/// Writes as records how the peer and its tracker get on, once it is ready: the first record of a
+/// Writes as records how the peer and its trackers get on, once it is ready: the first record of a
 /// role says so. People read it in the log.
 struct News {
     ui: Ui,

@@ -1,10 +1,10 @@
-//! `enxame who-has`, `ls` and `peers`: what a tracker answers, as columns or records.
+//! `enxame who-has`, `ls` and `peers`: what the trackers answer, as columns or records.
 
 use std::time::Duration;
 
 use enxame_actors::base::limits::MAX_PAGE_ENTRIES;
 use enxame_actors::net::TrackerAddress;
-use enxame_actors::peer::tracker_client::{AskError, TrackerClient};
+use enxame_actors::peer::tracker_client::{AskError, TrackerClients};
 use enxame_actors::wire::Hello;
 use enxame_actors::wire::tracker::{Candidate, ListedFile, ListedPeer};
 use serde::Serialize;
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::in_system;
 use crate::cli::{LsArgs, PeersArgs, WhoHasArgs};
 use crate::exit::Exit;
-use crate::failure::{Failure, nobody_has_it};
+use crate::failure::{Failure, nobody_has_it, reason_of};
 use crate::human::{self, Align, Table};
 use crate::json::{CandidateRecord, FileRecord, PeerRecord};
 use crate::ui::Ui;
@@ -20,10 +20,12 @@ use crate::ui::Ui;
 /// `enxame who-has`: the contents that fit, each with its holders.
 pub(crate) fn who_has(ui: &Ui, args: &WhoHasArgs) -> Result<Exit, Failure> {
     in_system(async {
-        let tracker = &args.tracker.tracker;
-        let candidates = connect(tracker).await?.who_has(&args.what).await?;
+        let addresses = args.tracker.addresses();
+        let mut trackers = connect(&addresses).await;
+        let candidates = trackers.who_has(&args.what).await;
+        tell_failures(ui, &trackers)?;
         if candidates.is_empty() {
-            return Err(nobody_has_it(args.what.as_str(), tracker));
+            return Err(nobody_has_it(args.what.as_str(), &addresses));
         }
         if ui.json {
             ui.records(candidates.iter().map(CandidateRecord::from))?;
@@ -38,9 +40,9 @@ pub(crate) fn who_has(ui: &Ui, args: &WhoHasArgs) -> Result<Exit, Failure> {
 pub(crate) fn ls(ui: &Ui, args: &LsArgs) -> Result<Exit, Failure> {
     in_system(async {
         let mut files = Pages::new(ui);
-        let mut tracker = connect(&args.tracker.tracker).await?;
-        tracker.list(&args.prefix, |file: ListedFile| files.add(file)).await?;
-        files.end("no file is shared whose name begins so")
+        let mut trackers = connect(&args.tracker.addresses()).await;
+        trackers.list(&args.prefix, |file: ListedFile| files.add(file)).await;
+        files.end(&trackers, "no file is shared whose name begins so")
     })
 }
 
@@ -48,16 +50,38 @@ pub(crate) fn ls(ui: &Ui, args: &LsArgs) -> Result<Exit, Failure> {
 pub(crate) fn peers(ui: &Ui, args: &PeersArgs) -> Result<Exit, Failure> {
     in_system(async {
         let mut peers = Pages::new(ui);
-        let mut tracker = connect(&args.tracker.tracker).await?;
-        tracker.peers(|peer: ListedPeer| peers.add(peer)).await?;
-        peers.end("no peer is registered")
+        let mut trackers = connect(&args.tracker.addresses()).await;
+        trackers.peers(|peer: ListedPeer| peers.add(peer)).await;
+        peers.end(&trackers, "no peer is registered")
     })
 }
 
-async fn connect(tracker: &TrackerAddress) -> Result<TrackerClient, AskError> {
+async fn connect(trackers: &[TrackerAddress]) -> TrackerClients {
     // Who only asks is not looked up by its id.
     let id = "asker".parse().expect("these are letters");
-    TrackerClient::connect(tracker, Hello::new(id)).await
+    TrackerClients::connect(trackers, &Hello::new(id)).await
+}
+
+/// Warns of the trackers that failed. If all did, the command failed: what they told before is shown.
+fn tell_failures(ui: &Ui, trackers: &TrackerClients) -> Result<(), Failure> {
+    let failures = trackers.failures();
+    if trackers.is_none_left() {
+        let refused = failures.iter().find(|(_, error)| matches!(error, AskError::Refused { .. }));
+        return Err(match refused {
+            Some((_, error)) => Failure::new(Exit::Failed, error.to_string()),
+            None => {
+                let reasons: Vec<_> =
+                    failures.iter().map(|(tracker, error)| reason_of(tracker, error)).collect();
+                Failure::no_tracker(&reasons)
+            }
+        });
+    }
+    for (tracker, error) in failures {
+        let (tracker, why) = reason_of(tracker, error);
+        let why = human::without_error_numbers(&why);
+        ui.note(format_args!("enxame: the tracker {tracker} is left out: {why}"));
+    }
+    Ok(())
 }
 
 /// A line of a list that can be long.
@@ -129,8 +153,9 @@ impl<'a, E: Entry> Pages<'a, E> {
     }
 
     /// Shows the rest. An empty list is told to people, so that they do not wait for more.
-    fn end(mut self, empty: &str) -> Result<Exit, Failure> {
+    fn end(mut self, trackers: &TrackerClients, empty: &str) -> Result<Exit, Failure> {
         self.show();
+        tell_failures(self.ui, trackers)?;
         if !self.any && !self.ui.json {
             self.ui.note(format_args!("enxame: {empty}"));
         }

@@ -84,6 +84,17 @@ pub struct FakeHolder {
 impl FakeHolder {
     /// Listens on a free port of 127.0.0.1 and holds `contents`.
     pub fn start(test: &Test, peer: &str, contents: &[Content], behaviour: Behaviour) -> FakeHolder {
+        FakeHolder::start_knowing(test, peer, contents, behaviour, &[])
+    }
+
+    /// [`FakeHolder::start`] for one that answers every PEERS with `others`.
+    pub fn start_knowing(
+        test: &Test,
+        peer: &str,
+        contents: &[Content],
+        behaviour: Behaviour,
+        others: &[Holder],
+    ) -> FakeHolder {
         let peer: PeerId = peer.parse().expect("a peer id");
         let (listener, address) = listen();
         let (record, asked) = watch::channel(Vec::new());
@@ -98,6 +109,7 @@ impl FakeHolder {
             peer: peer.clone(),
             contents: contents.to_vec(),
             behaviour,
+            others: others.to_vec(),
             record: record.into(),
             has,
             connection: 0,
@@ -160,6 +172,7 @@ struct Served {
     peer: PeerId,
     contents: Vec<Content>,
     behaviour: Behaviour,
+    others: Vec<Holder>,
     record: Arc<watch::Sender<Vec<(u64, Asked)>>>,
     has: watch::Receiver<BTreeSet<u32>>,
     connection: u64,
@@ -232,6 +245,11 @@ impl Served {
             self.note(Asked::Said(said.clone()));
             let id = match said {
                 ToHolder::Open { id, .. } | ToHolder::Get { id, .. } => id,
+                ToHolder::Peers { id } => {
+                    let holders = self.others.clone();
+                    out.say(&FromHolder::Holders { id, holders }).await?;
+                    continue;
+                }
                 ToHolder::Hello(_) => return Err(Over),
             };
             if let Behaviour::Busy(retry_after_ms) = self.behaviour {
@@ -254,7 +272,7 @@ impl Served {
                     let spans = content.geometry.spans_of_run(run).ok_or(Over)?;
                     self.answer(out, &content, spans).await?;
                 }
-                ToHolder::Hello(_) => return Err(Over),
+                ToHolder::Hello(_) | ToHolder::Peers { .. } => return Err(Over),
             }
         }
     }

@@ -96,7 +96,7 @@ impl Running {
     ) -> Running {
         let (events, watched) = Watched::start(test);
         let us = "getter".parse().expect("a peer id");
-        let config = FetchConfig { us, tracker: tracker.into(), wants, overwrite };
+        let config = FetchConfig { us, trackers: vec![tracker.into()], wants, overwrite };
         let fetch = Fetch::start(config, events).expect("threads and a port");
         Running { test: test.clone(), fetch, watched }
     }

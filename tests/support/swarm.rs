@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix::Recipient;
 use enxame_actors::base::PeerId;
-use enxame_actors::peer::tracker_client::TrackerClient;
+use enxame_actors::peer::tracker_client::TrackerClients;
 use enxame_actors::peer::tracker_link::TrackerNews;
 use enxame_actors::peer::{Peer, PeerConfig, PeerError};
 use enxame_actors::tracker::{self, TrackerConfig, TrackerEvent, TrackerHandle};
@@ -55,13 +55,15 @@ impl RealTracker {
 
     /// What it answers to WHO_HAS.
     pub async fn who_has(&self, text: &str) -> Vec<Candidate> {
-        self.asker().await.who_has(&what(text)).await.expect("an answer")
+        self.asker().await.who_has(&what(text)).await
     }
 
     /// A connection for asking.
-    pub async fn asker(&self) -> TrackerClient {
+    pub async fn asker(&self) -> TrackerClients {
         let hello = Hello::new("asker".parse().expect("a peer id"));
-        TrackerClient::connect(&self.address().into(), hello).await.expect("a tracker that answers")
+        let asker = TrackerClients::connect(&[self.address().into()], &hello).await;
+        assert!(asker.failures().is_empty(), "{:?}", asker.failures());
+        asker
     }
 
     /// Asks until the answer is as wanted. Each answer is awaited, so this turns as fast as the
@@ -75,7 +77,8 @@ impl RealTracker {
         let mut asker = self.asker().await;
         let asking = async {
             loop {
-                let candidates = asker.who_has(&what(text)).await.expect("an answer");
+                let candidates = asker.who_has(&what(text)).await;
+                assert!(!asker.is_none_left(), "{:?}", asker.failures());
                 if fits(&candidates) {
                     return candidates;
                 }
@@ -144,5 +147,6 @@ pub async fn start_peer(
 ) -> Result<Peer, PeerError> {
     let id: PeerId = id.parse().expect("a peer id");
     let listen = ([127, 0, 0, 1], 0).into();
-    Peer::start(PeerConfig { id, root, listen, tracker: tracker.into() }, news).await
+    let trackers = vec![tracker.into()];
+    Peer::start(PeerConfig { id, root, listen, trackers, wants: Vec::new() }, news).await
 }

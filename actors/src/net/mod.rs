@@ -5,6 +5,7 @@ pub mod blocks;
 pub mod greeting;
 pub mod link;
 pub mod listener;
+pub mod reached;
 
 pub use address::{AddressError, TrackerAddress, dial};
 pub use link::{ControlLink, LinkError};

@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The address of a holder as an asker from `asker` can use it, who reached the tracker at
-/// `reached_at`. All three are canonical: no IPv4 address in IPv6 form.
+/// The address of a holder as an asker from `asker` can use it, who reached who is asked (a tracker,
+/// or another holder) at `reached_at`. All three are canonical: no IPv4 address in IPv6 form.
 ///
-/// A holder on the tracker's own machine that came over loopback is seen at a loopback address,
-/// which means another machine to everybody else. They are told the address by which they
-/// themselves reached that machine.
-pub(super) fn seen_by(holder: SocketAddr, asker: IpAddr, reached_at: IpAddr) -> SocketAddr {
+/// A holder on the same machine as who is asked is seen there at a loopback address, which means
+/// another machine to everybody else. They are told the address by which they themselves reached
+/// that machine.
+pub fn seen_by(holder: SocketAddr, asker: IpAddr, reached_at: IpAddr) -> SocketAddr {
     if holder.ip().is_loopback() && !asker.is_loopback() {
         SocketAddr::new(reached_at, holder.port())
     } else {

@@ -14,6 +14,7 @@ use crate::net::listener::accept_until;
 use crate::peer::library::Suspect;
 use crate::peer::shelf::Open;
 use crate::peer::threads::Turns;
+use crate::peer::trackers::HoldersOf;
 use crate::peer::upload::{self, Upload};
 
 /// Serves blocks to getters, one task per connection.
@@ -21,6 +22,7 @@ pub struct BlockServer {
     us: PeerId,
     open: Recipient<Open>,
     suspect: Recipient<Suspect>,
+    others: Recipient<HoldersOf>,
     growth: watch::Receiver<u64>,
     threads: Turns,
     uploads: usize,
@@ -35,6 +37,7 @@ impl BlockServer {
         listener: TcpListener,
         open: Recipient<Open>,
         suspect: Recipient<Suspect>,
+        others: Recipient<HoldersOf>,
         growth: watch::Receiver<u64>,
         threads: Turns,
     ) -> Addr<BlockServer> {
@@ -43,6 +46,7 @@ impl BlockServer {
             us,
             open,
             suspect,
+            others,
             growth,
             threads,
             uploads: 0,
@@ -98,6 +102,7 @@ impl Handler<Accepted> for BlockServer {
             from,
             open: self.open.clone(),
             suspect: self.suspect.clone(),
+            others: self.others.clone(),
             growth: self.growth.clone(),
             is_granted,
         };

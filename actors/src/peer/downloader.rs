@@ -13,7 +13,8 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use crate::base::limits::{
-    JOB_IN_FLIGHT_BYTES, JOB_TICK, MAX_DOWNLOAD_CONNECTIONS, STALL_TIMEOUT, STANDSTILL_TIMEOUT,
+    JOB_IN_FLIGHT_BYTES, JOB_TICK, MAX_DOWNLOAD_CONNECTIONS, MAX_PEERS_IN_FLIGHT, STALL_TIMEOUT,
+    STANDSTILL_TIMEOUT,
 };
 use crate::base::{FileId, FileName, Geometry, PeerId, Question, SpanIndex, SpanSet, What};
 use crate::content::folder::{Folder, Stamp};
@@ -28,9 +29,9 @@ use crate::peer::library::AddFile;
 use crate::peer::shelf::Lend;
 use crate::peer::source_connection::{Order, SourceConfig, SourceConnection, SourceFact, SourceReport};
 use crate::peer::threads::Turns;
-use crate::peer::tracker_link::{TrackerFailure, WhoHas};
+use crate::peer::trackers::{Remember, TrackerFailure, WhoHas};
 use crate::plan::{Backoff, Ending, FileIndex, Holders, Holding, JobPlan, Settled, SourceId};
-use crate::wire::tracker::Candidate;
+use crate::wire::tracker::{Candidate, Holder};
 
 /// Files of several spans that are fetched at the same time: enough that no source runs dry between
 /// two, and at most so many manifests are in memory.
@@ -78,8 +79,12 @@ pub struct DownloaderConfig {
     pub overwrite: bool,
     /// Whether what cannot be had now is tried again until it can.
     pub is_patient: bool,
+    /// Where we serve: nobody else is there.
+    pub listens_on: SocketAddr,
     /// Whom to ask for holders.
     pub tracker: Recipient<WhoHas>,
+    /// Who remembers the holders that were found without a tracker.
+    pub memory: Recipient<Remember>,
     /// Who hears of finished files before anybody else, if we share them.
     pub library: Option<Recipient<AddFile>>,
     /// Who serves files while they are downloaded.
@@ -98,6 +103,8 @@ struct Source {
     address: SocketAddr,
     connection: Addr<SourceConnection>,
     is_connected: bool,
+    /// Files for which it was asked who else has them, and has not answered.
+    asked_peers: BTreeSet<FileIndex>,
     /// Why we ended it, until it says that it has ended.
     ending: Option<Ending>,
 }
@@ -110,6 +117,7 @@ pub struct Downloader {
     is_patient: bool,
     patience: Backoff,
     tracker: Recipient<WhoHas>,
+    memory: Recipient<Remember>,
     library: Option<Recipient<AddFile>>,
     shelf: Recipient<Lend>,
     events: Recipient<JobEvent>,
@@ -152,6 +160,7 @@ impl Downloader {
             is_patient: config.is_patient,
             patience: Backoff::new(PATIENCE_FIRST, PATIENCE_LONGEST),
             tracker: config.tracker,
+            memory: config.memory,
             library: config.library,
             shelf: config.shelf,
             events: config.events,
@@ -161,7 +170,7 @@ impl Downloader {
             facts: None,
             started: Instant::now(),
             plan: JobPlan::new(config.us.clone(), config.seed),
-            holders: Holders::default(),
+            holders: Holders::new(config.us, config.listens_on),
             files: Vec::new(),
             by_id: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -249,8 +258,8 @@ impl Downloader {
         let Some((what, _)) = &self.wants[want] else { return };
         let answer = self.tracker.send(WhoHas { what: what.clone() }).into_actor(self);
         ctx.spawn(answer.map(move |answer, job, ctx| {
-            let gone = TrackerFailure::NoAnswer { tracker: "tracker".into(), why: "it was left".into() };
-            job.resolve(want, answer.unwrap_or(Err(gone)), ctx);
+            // Who asks the trackers has gone: so will we.
+            job.resolve(want, answer.unwrap_or(Err(TrackerFailure::NoAnswer(Vec::new()))), ctx);
         }));
     }
 
@@ -577,7 +586,9 @@ impl Downloader {
         // A source that has ended meanwhile has delivered all the same.
         if let Some(source) = self.sources.get(&id) {
             self.holders.delivered(&source.peer);
-            file.used(&source.peer, geometry.len_bytes(span) as u64, now);
+            if file.used(&source.peer, geometry.len_bytes(span) as u64, now) {
+                self.memory.do_send(Remember(file.held_by(source.peer.clone(), source.address)));
+            }
         }
         if stamp.is_none() {
             self.shelf.do_send(Lend::Grown);
@@ -765,7 +776,15 @@ impl Downloader {
             facts,
         };
         let connection = SourceConnection::start_on(self.threads.take_turn(), config);
-        self.sources.insert(source, Source { peer, address, connection, is_connected: false, ending: None });
+        let source_of = Source {
+            peer,
+            address,
+            connection,
+            is_connected: false,
+            asked_peers: BTreeSet::new(),
+            ending: None,
+        };
+        self.sources.insert(source, source_of);
     }
 
     fn tell_source(&self, source: &Source, state: SourceState) {
@@ -801,7 +820,7 @@ impl Downloader {
             if file.manifest_from == Some(id) {
                 file.manifest_from = None;
             }
-            if file.holder(&source.peer).is_some() {
+            if file.holder(&source.peer).is_some() || source.asked_peers.contains(&index) {
                 file.is_search_exhausted = false;
                 self.engage(index, ctx);
                 self.check_hope(index, ctx);
@@ -851,6 +870,9 @@ impl Downloader {
         }
         let file = self.file(index);
         if file.is_search_exhausted {
+            if self.sources.values().any(|source| source.asked_peers.contains(&index)) {
+                return;
+            }
             let reasons = self.files[index.0 as usize].reasons(&self.holders);
             return self.fail(index, JobError::Undelivered(reasons), ctx);
         }
@@ -869,13 +891,45 @@ impl Downloader {
             file.is_searching = false;
             // A tracker that is gone is no reason to give up sources that are there.
             file.is_search_exhausted = true;
-            if let Ok(Ok(candidates)) = answer {
-                file.learn(&candidates, &mut job.holders, Instant::now());
+            let is_news = match answer {
+                Ok(Ok(candidates)) => file.learn(&candidates, &mut job.holders, Instant::now()),
+                Ok(Err(_)) | Err(_) => false,
+            };
+            if !is_news {
+                job.ask_sources(index);
             }
             job.want_connections(ctx);
             job.engage(index, ctx);
             job.check_hope(index, ctx);
         }));
+    }
+
+    /// Asks the sources who else has a file: for the time when no tracker knows of others.
+    fn ask_sources(&mut self, index: FileIndex) {
+        let file = &self.files[index.0 as usize];
+        for source in self.sources.values_mut() {
+            let may_ask = source.is_connected
+                && source.ending.is_none()
+                && source.asked_peers.len() < MAX_PEERS_IN_FLIGHT;
+            if file.stage == Stage::Fetching && may_ask && source.asked_peers.insert(index) {
+                source.connection.do_send(Order::Peers { file: index, id: file.id });
+            }
+        }
+    }
+
+    /// A source has said who else has a file.
+    fn heard(&mut self, id: SourceId, index: FileIndex, mut told: Vec<Holder>, ctx: &mut Context<Self>) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        source.asked_peers.remove(&index);
+        // A loopback address means the machine that says it, which is ours only if it is there too.
+        if !source.address.ip().is_loopback() {
+            told.retain(|holder| !holder.address.ip().to_canonical().is_loopback());
+        }
+        let file = &mut self.files[index.0 as usize];
+        file.hear(&told, &mut self.holders, Instant::now());
+        self.want_connections(ctx);
+        self.engage(index, ctx);
+        self.check_hope(index, ctx);
     }
 
     // ---- the clock ----
@@ -979,8 +1033,8 @@ impl Downloader {
 /// The candidates of the one id that a question found.
 fn choose(answer: Result<Vec<Candidate>, TrackerFailure>) -> Result<Vec<Candidate>, JobError> {
     let candidates = answer.map_err(|failure| match failure {
-        TrackerFailure::NoAnswer { tracker, why } => JobError::NoTracker(vec![(tracker, why)]),
-        TrackerFailure::Refused(why) => JobError::Refused(why),
+        TrackerFailure::NoAnswer(reasons) => JobError::NoTracker(reasons),
+        TrackerFailure::Refused { tracker, why } => JobError::Refused { tracker, why },
     })?;
     let Some(first) = candidates.first() else { return Err(JobError::NobodyHasIt) };
     if candidates.iter().any(|candidate| candidate.id != first.id) {
@@ -1059,6 +1113,7 @@ impl Handler<SourceReport> for Downloader {
                 self.plan.extend_holding(id, index, &spans);
                 self.assign(id);
             }
+            SourceFact::Holders { file, holders } => self.heard(id, file, holders, ctx),
             SourceFact::Missing { file } => self.missing(id, file, ctx),
             SourceFact::Settled(outcomes) => self.settled(id, outcomes, ctx),
             SourceFact::Ended(ending) => self.source_ended(id, ending, ctx),

@@ -120,8 +120,13 @@ pub enum JobError {
     Undelivered(Vec<(PeerId, String)>),
     /// No tracker answered: each with its reason.
     NoTracker(Vec<(String, String)>),
-    /// The tracker answered, and refused.
-    Refused(String),
+    /// A tracker answered, and refused.
+    Refused {
+        /// The tracker.
+        tracker: String,
+        /// Its sentence.
+        why: String,
+    },
     /// The disk refused.
     Disk {
         /// The path that was to be read or written.
@@ -144,7 +149,7 @@ impl JobError {
             JobError::NobodyHasIt
             | JobError::Undelivered(_)
             | JobError::NoTracker(_)
-            | JobError::Refused(_)
+            | JobError::Refused { .. }
             | JobError::Disk { .. } => true,
             JobError::Ambiguous(_) | JobError::TargetExists(_) | JobError::Interrupted => false,
         }
@@ -166,7 +171,7 @@ impl fmt::Display for JobError {
                 f.write_str("no tracker answered: ")?;
                 list(f, reasons.iter().map(|(address, why)| format!("{address}: {why}")).collect())
             }
-            JobError::Refused(why) => write!(f, "the tracker refused: {why}"),
+            JobError::Refused { tracker, why } => write!(f, "the tracker {tracker} refused: {why}"),
             JobError::Disk { path, why, .. } => write!(f, "{}: {why}", path.display()),
             JobError::TargetExists(path) => write!(f, "{} exists and has another content", path.display()),
             JobError::Interrupted => f.write_str("interrupted"),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::content::tree::Proof;
 use crate::peer::assembler::Place;
 use crate::peer::events::SourceShare;
 use crate::plan::{Holders, Rate, SourceId};
-use crate::wire::tracker::Candidate;
+use crate::wire::tracker::{Candidate, Holder};
 
 /// First wait before further holders of a file are looked for; doubled up to the longest. Others who
 /// began at the same moment are registered by then.
@@ -150,19 +151,38 @@ impl JobFile {
         self.geometry().is_none_or(|geometry| !geometry.is_single())
     }
 
-    /// Takes in what a tracker says of this id.
-    pub(super) fn learn(&mut self, candidates: &[Candidate], holders: &mut Holders, now: Instant) {
+    /// Takes in what trackers say of this id; whether there is a holder among them that was not known.
+    pub(super) fn learn(&mut self, candidates: &[Candidate], holders: &mut Holders, now: Instant) -> bool {
+        let mut is_news = false;
         for candidate in candidates.iter().filter(|candidate| candidate.id == self.id) {
             for holder in &candidate.holders {
-                holders.learn(&holder.peer, holder.address, now);
-                if !self.lost.contains_key(&holder.peer) {
+                if !holders.learn(&holder.peer, holder.address, now) {
+                    log::debug!("{} is said to be at {}: not dialled", holder.peer, holder.address);
+                } else if !self.lost.contains_key(&holder.peer) {
                     let claim = self.claims.entry(candidate.size).or_default();
-                    claim.insert(holder.peer.clone(), holder.complete);
+                    is_news |= claim.insert(holder.peer.clone(), holder.complete).is_none();
                 }
             }
         }
         if !self.is_begun && self.claims.get(&self.claim).is_none_or(BTreeMap::is_empty) {
             self.believe_most();
+        }
+        is_news
+    }
+
+    /// Takes in what a source says of others that have this id. It counts less than what a tracker
+    /// says: nothing that is known is changed, and who is new has to say itself what it has.
+    pub(super) fn hear(&mut self, told: &[Holder], holders: &mut Holders, now: Instant) {
+        for holder in told {
+            let is_known = self.claims.values().any(|claim| claim.contains_key(&holder.peer));
+            if is_known || self.lost.contains_key(&holder.peer) {
+                continue;
+            }
+            if holders.hear(&holder.peer, holder.address, now) {
+                self.claims.entry(self.claim).or_default().insert(holder.peer.clone(), false);
+            } else {
+                log::debug!("{} is said to be at {}: not dialled", holder.peer, holder.address);
+            }
         }
     }
 
@@ -254,12 +274,21 @@ impl JobFile {
         true
     }
 
-    /// A span came from this peer and was used.
-    pub(super) fn used(&mut self, peer: &PeerId, bytes: u64, now: Instant) {
+    /// A span came from this peer and was used; whether it is the first one.
+    pub(super) fn used(&mut self, peer: &PeerId, bytes: u64, now: Instant) -> bool {
+        let is_first = !self.delivered.contains_key(peer);
         *self.delivered.entry(peer.clone()).or_default() += bytes;
         self.fetched_bytes += bytes;
         self.rate.add(bytes, now);
         self.has_moved = true;
+        is_first
+    }
+
+    /// What is to be remembered of a peer that has delivered.
+    pub(super) fn held_by(&self, peer: PeerId, address: SocketAddr) -> Candidate {
+        let complete = self.holder(&peer).unwrap_or(false);
+        let holders = vec![Holder { peer, address, complete }];
+        Candidate { id: self.id, size: self.claim, names: vec![self.name.clone()], holder_count: 1, holders }
     }
 
     /// Who delivered how much.

@@ -6,8 +6,10 @@ pub mod assembler;
 pub mod block_server;
 pub mod downloader;
 pub mod events;
+pub mod gather;
 mod job_file;
 pub mod library;
+mod memory;
 mod role;
 pub mod shelf;
 pub mod source_connection;
@@ -15,6 +17,7 @@ mod source_task;
 pub mod threads;
 pub mod tracker_client;
 pub mod tracker_link;
+pub mod trackers;
 mod upload;
 
 pub use downloader::{Destination, Want};

@@ -9,7 +9,7 @@ use actix::prelude::*;
 use actix_rt::Arbiter;
 use tokio::net::TcpListener;
 
-use crate::base::limits::{SHUTDOWN_STEP_TIMEOUT, TRACKER_START_TIMEOUT};
+use crate::base::limits::{RESERVED_PREFIX, SHUTDOWN_STEP_TIMEOUT, TRACKER_START_TIMEOUT};
 use crate::base::{PeerId, What};
 use crate::content::folder::Folder;
 use crate::net::TrackerAddress;
@@ -19,10 +19,12 @@ use crate::peer::events::JobEvent;
 use crate::peer::library::{
     self, AwaitReady, FirstScan, FolderError, Library, LibraryConfig, ListChanged, Subscribe,
 };
+use crate::peer::memory::Memory;
 use crate::peer::shelf::{CloseShelf, Shelf};
 use crate::peer::threads::{DataThreads, Turns};
-use crate::peer::tracker_link::{
-    AwaitRegistration, Leave, LinkConfig, Registration, TrackerFailure, TrackerLink, TrackerNews, WhoHas,
+use crate::peer::tracker_link::TrackerNews;
+use crate::peer::trackers::{
+    AwaitTracker, LeaveAll, Remembers, TrackerFailure, Trackers, TrackersConfig, WhoHas,
 };
 
 /// What a peer is started with.
@@ -34,8 +36,11 @@ pub struct PeerConfig {
     pub root: PathBuf,
     /// Where it listens; port 0 for any.
     pub listen: SocketAddr,
-    /// Its tracker.
-    pub tracker: TrackerAddress,
+    /// Its trackers, each once: it registers with all that answer.
+    pub trackers: Vec<TrackerAddress>,
+    /// What it is about to fetch. If no tracker answers, it starts all the same when it remembers
+    /// holders of one of these.
+    pub wants: Vec<What>,
 }
 
 /// Why a peer or a fetch could not start.
@@ -57,29 +62,12 @@ pub enum PeerError {
         /// What the system says.
         source: io::Error,
     },
-    /// The tracker did not answer.
-    #[error("no tracker answered: {tracker}: {why}")]
-    NoTracker {
-        /// The tracker.
-        tracker: String,
-        /// Why.
-        why: String,
-    },
-    /// The tracker refused.
-    #[error("the tracker refused: {0}")]
-    Refused(String),
+    /// No tracker answered, or one refused.
+    #[error(transparent)]
+    Tracker(#[from] TrackerFailure),
     /// The system has no more threads.
     #[error("threads cannot be started: {0}")]
     Threads(io::Error),
-}
-
-impl From<TrackerFailure> for PeerError {
-    fn from(failure: TrackerFailure) -> PeerError {
-        match failure {
-            TrackerFailure::NoAnswer { tracker, why } => PeerError::NoTracker { tracker, why },
-            TrackerFailure::Refused(why) => PeerError::Refused(why),
-        }
-    }
 }
 
 impl From<FolderError> for PeerError {
@@ -95,19 +83,19 @@ pub struct Peer {
     first_scan: FirstScan,
     files: Arc<Folder>,
     library: Addr<Library>,
-    link: Addr<TrackerLink>,
+    trackers: Addr<Trackers>,
     shelf: Addr<Shelf>,
     server: Addr<BlockServer>,
     threads: DataThreads,
 }
 
 impl Peer {
-    /// Starts a peer; it is registered, and its folder indexed and told, when this returns.
-    /// Has to be called in an actix system.
+    /// Starts a peer; its folder is indexed, and it is registered and its list told to a tracker at
+    /// least, when this returns. Has to be called in an actix system.
     ///
     /// # Errors
-    /// A folder or an address that cannot be used, a tracker that does not answer or refuses. What
-    /// was started is ended again.
+    /// A folder or an address that cannot be used, no tracker that answers, or one at which another
+    /// process has the peer id. What was started is ended again.
     pub async fn start(config: PeerConfig, news: Option<Recipient<TrackerNews>>) -> Result<Peer, PeerError> {
         let home = config.root.join(config.id.as_str());
         let folder = |source| PeerError::Folder { path: home.join("files"), source };
@@ -117,25 +105,24 @@ impl Peer {
         let address =
             listener.local_addr().map_err(|source| PeerError::Listen { address: config.listen, source })?;
         let files = Arc::new(Folder::open_or_create(&home.join("files")).map_err(folder)?);
+        let state = home.join(RESERVED_PREFIX);
+        let memory = tokio::task::spawn_blocking(move || Memory::load(state)).await;
         let threads = DataThreads::start().map_err(PeerError::Threads)?;
         let library = Library::start(LibraryConfig { root: home.clone(), watch: true }, &Arbiter::current());
-        let registration = Registration {
-            instance: fastrand::u64(..),
+        let trackers = Trackers::start(TrackersConfig {
+            trackers: config.trackers,
+            us: config.id.clone(),
             port: address.port(),
             rescan: Some(library.clone().recipient()),
             is_lazy: false,
-        };
-        let link = TrackerLink::start(LinkConfig {
-            tracker: config.tracker,
-            us: config.id.clone(),
-            registration: Some(registration),
             news,
+            memory: Some(memory.expect("it does not panic, and the runtime lives")),
         });
-        let (shelf, server) = serve(&config.id, listener, Some(&library), &link, threads.turns());
+        let (shelf, server) = serve(&config.id, listener, Some(&library), &trackers, threads.turns());
         let first_scan = FirstScan::default();
         let mut peer =
-            Peer { id: config.id, address, first_scan, files, library, link, shelf, server, threads };
-        match peer.get_ready().await {
+            Peer { id: config.id, address, first_scan, files, library, trackers, shelf, server, threads };
+        match peer.get_ready(config.wants).await {
             Ok(()) => Ok(peer),
             Err(error) => {
                 peer.stop().await;
@@ -146,22 +133,32 @@ impl Peer {
 
     /// Waits until the first index is complete and told. The tracker is asked first: nobody should
     /// wait for a long scan to hear that there is no tracker.
-    async fn get_ready(&mut self) -> Result<(), PeerError> {
-        self.registered().await?;
-        // From here on the link hears of every file as it is hashed.
-        if let Ok(added) = self.library.send(Subscribe(self.link.clone().recipient())).await {
-            self.link.do_send(ListChanged { added, removed: Vec::new() });
+    async fn get_ready(&mut self, wants: Vec<What>) -> Result<(), PeerError> {
+        let is_alone = match self.registered().await {
+            Ok(()) => false,
+            Err(failure @ TrackerFailure::NoAnswer(_)) if self.remembers(wants).await => {
+                log::warn!("{failure}; starting without, for holders are remembered of what is wanted");
+                true
+            }
+            Err(failure) => return Err(failure.into()),
+        };
+        // From here on the trackers hear of every file as it is hashed.
+        if let Ok(added) = self.library.send(Subscribe(self.trackers.clone().recipient())).await {
+            self.trackers.do_send(ListChanged { added, removed: Vec::new() });
         }
         if let Ok(first_scan) = self.library.send(AwaitReady).await {
             self.first_scan = first_scan?;
         }
-        self.registered().await
+        if is_alone { Ok(()) } else { Ok(self.registered().await?) }
     }
 
-    async fn registered(&self) -> Result<(), PeerError> {
-        let registered = self.link.send(AwaitRegistration { within: TRACKER_START_TIMEOUT }).await;
-        let gone = || PeerError::Refused("the link to it has ended".into());
-        Ok(registered.map_err(|_| gone())??)
+    async fn registered(&self) -> Result<(), TrackerFailure> {
+        let registered = self.trackers.send(AwaitTracker { within: TRACKER_START_TIMEOUT }).await;
+        registered.expect("who asks the trackers lives until it is told to leave")
+    }
+
+    async fn remembers(&self, wants: Vec<What>) -> bool {
+        self.trackers.send(Remembers(wants)).await.unwrap_or(false)
     }
 
     /// Its id.
@@ -193,7 +190,9 @@ impl Peer {
             wants: wants.into_iter().map(share).collect(),
             overwrite,
             is_patient: true,
-            tracker: self.link.clone().recipient::<WhoHas>(),
+            listens_on: self.address,
+            tracker: self.trackers.clone().recipient::<WhoHas>(),
+            memory: self.trackers.clone().recipient(),
             library: Some(self.library.clone().recipient()),
             shelf: self.shelf.clone().recipient(),
             events,
@@ -206,7 +205,7 @@ impl Peer {
     /// cancelled by who started them, before.
     pub async fn stop(self) {
         step("the block server", self.server.send(StopServing)).await;
-        step("the link to the tracker", self.link.send(Leave)).await;
+        step("the links to the trackers", self.trackers.send(LeaveAll)).await;
         step("the shelf", self.shelf.send(CloseShelf)).await;
         step("the library", self.library.send(library::Stop)).await;
         self.threads.stop().await;
@@ -218,13 +217,14 @@ fn serve(
     us: &PeerId,
     listener: TcpListener,
     library: Option<&Addr<Library>>,
-    link: &Addr<TrackerLink>,
+    trackers: &Addr<Trackers>,
     threads: Turns,
 ) -> (Addr<Shelf>, Addr<BlockServer>) {
     let library = library.map(|library| (library.clone().recipient(), library.clone().recipient()));
-    let (shelf, grown) = Shelf::start(library, link.clone().recipient());
+    let (shelf, grown) = Shelf::start(library, trackers.clone().recipient());
+    let others = trackers.clone().recipient();
     let (open, suspect) = (shelf.clone().recipient(), shelf.clone().recipient());
-    let server = BlockServer::start(us.clone(), listener, open, suspect, grown, threads);
+    let server = BlockServer::start(us.clone(), listener, open, suspect, others, grown, threads);
     (shelf, server)
 }
 
@@ -256,8 +256,8 @@ impl Job {
 pub struct FetchConfig {
     /// The name under which it is known while it runs.
     pub us: PeerId,
-    /// The tracker.
-    pub tracker: TrackerAddress,
+    /// The trackers, each once.
+    pub trackers: Vec<TrackerAddress>,
     /// The wanted files.
     pub wants: Vec<Want>,
     /// Whether other contents at their places are replaced.
@@ -267,7 +267,7 @@ pub struct FetchConfig {
 /// A job of its own, without a shared folder. While it runs, it serves what it has already.
 pub struct Fetch {
     job: Job,
-    link: Addr<TrackerLink>,
+    trackers: Addr<Trackers>,
     shelf: Addr<Shelf>,
     server: Addr<BlockServer>,
     threads: DataThreads,
@@ -284,34 +284,34 @@ impl Fetch {
         let listener = StdTcpListener::bind(any).map_err(listen)?;
         listener.set_nonblocking(true).map_err(listen)?;
         let listener = TcpListener::from_std(listener).map_err(listen)?;
-        let port = listener.local_addr().map_err(listen)?.port();
+        let listens_on = listener.local_addr().map_err(listen)?;
         let threads = DataThreads::start().map_err(PeerError::Threads)?;
-        let link = TrackerLink::start(LinkConfig {
-            tracker: config.tracker,
+        let trackers = Trackers::start(TrackersConfig {
+            trackers: config.trackers,
             us: config.us.clone(),
+            port: listens_on.port(),
+            rescan: None,
             // A job that has nothing to share yet, or never will, is no peer.
-            registration: Some(Registration {
-                instance: fastrand::u64(..),
-                port,
-                rescan: None,
-                is_lazy: true,
-            }),
+            is_lazy: true,
             news: None,
+            memory: None,
         });
-        let (shelf, server) = serve(&config.us, listener, None, &link, threads.turns());
+        let (shelf, server) = serve(&config.us, listener, None, &trackers, threads.turns());
         let job = Job(Downloader::start(DownloaderConfig {
             us: config.us,
             wants: config.wants,
             overwrite: config.overwrite,
             is_patient: false,
-            tracker: link.clone().recipient(),
+            listens_on,
+            tracker: trackers.clone().recipient(),
+            memory: trackers.clone().recipient(),
             library: None,
             shelf: shelf.clone().recipient(),
             events,
             threads: threads.turns(),
             seed: fastrand::u64(..),
         }));
-        Ok(Fetch { job, link, shelf, server, threads })
+        Ok(Fetch { job, trackers, shelf, server, threads })
     }
 
     /// The job.
@@ -322,7 +322,7 @@ impl Fetch {
     /// Waits until the job is over, then leaves.
     pub async fn finish(self) {
         self.job.wait().await;
-        step("the link to the tracker", self.link.send(Leave)).await;
+        step("the links to the trackers", self.trackers.send(LeaveAll)).await;
         step("the block server", self.server.send(StopServing)).await;
         step("the shelf", self.shelf.send(CloseShelf)).await;
         self.threads.stop().await;

@@ -17,6 +17,7 @@ use crate::content::tree::SpanHash;
 use crate::peer::assembler::{Handoff, Outcome};
 use crate::peer::source_task::SourceTask;
 use crate::plan::{Ending, FileIndex, Request, SourceId};
+use crate::wire::tracker::Holder;
 
 /// Orders that may wait for the task: the plan asks for no more spans than
 /// [`MAX_REQUESTS_IN_FLIGHT`], and opens at most as many files.
@@ -98,6 +99,13 @@ pub enum Order {
         /// The file's geometry.
         geometry: Geometry,
     },
+    /// Ask who else has a file.
+    Peers {
+        /// The file.
+        file: FileIndex,
+        /// Its id.
+        id: FileId,
+    },
     /// End, because of what the job found out.
     End(Ending),
 }
@@ -134,6 +142,13 @@ pub enum SourceFact {
         id: FileId,
         /// Numbers of the spans, as it states them.
         spans: Vec<u32>,
+    },
+    /// It says that these have a file too.
+    Holders {
+        /// The file.
+        file: FileIndex,
+        /// Whom it knows of.
+        holders: Vec<Holder>,
     },
     /// It does not have this file (any more).
     Missing {

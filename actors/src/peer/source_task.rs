@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::limits::{MAX_SPANS, SOURCE_DEAD_TIMEOUT};
+use crate::base::limits::{MAX_ANSWER_HOLDERS, MAX_SPANS, SOURCE_DEAD_TIMEOUT};
 use crate::base::{FileId, Geometry, SpanIndex};
 use crate::content::tree::SpanHash;
 use crate::net::blocks::{FrameReader, send_messages};
@@ -41,6 +41,7 @@ pub(super) struct SourceTask {
 enum Expected {
     Opened { file: FileIndex, id: FileId },
     Manifest { file: FileIndex, id: FileId, size: u64, spans: Option<bytes::Bytes>, values: Vec<SpanHash> },
+    Holders { file: FileIndex, id: FileId },
     Blocks { file: FileIndex, id: FileId, geometry: Geometry, next: u32, end: u32 },
 }
 
@@ -202,6 +203,10 @@ impl Talk {
                     let (next, end) = (request.spans.start, request.spans.end);
                     self.expected.push_back(Expected::Blocks { file: request.file, id, geometry, next, end });
                 }
+                Order::Peers { file, id } => {
+                    self.expected.push_back(Expected::Holders { file, id });
+                    requests.push(ToHolder::Peers { id });
+                }
                 // The actor keeps it to itself.
                 Order::End(_) => {}
             }
@@ -248,6 +253,14 @@ impl Talk {
                 } else {
                     self.expected.push_front(Expected::Manifest { file, id, size, spans, values });
                 }
+            }
+            (FromHolder::Holders { id, holders }, Some(Expected::Holders { file, id: asked }))
+                if id == asked =>
+            {
+                if holders.len() > MAX_ANSWER_HOLDERS {
+                    return Err(LinkError::Unexpected("more holders than an answer may have"));
+                }
+                self.tell(SourceFact::Holders { file, holders }).await;
             }
             (FromHolder::Missing { id }, Some(Expected::Opened { file, id: asked }))
             | (FromHolder::Missing { id }, Some(Expected::Blocks { file, id: asked, .. }))

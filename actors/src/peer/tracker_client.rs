@@ -1,14 +1,19 @@
-//! A connection to a tracker for somebody who only asks: `who-has`, `ls`, `peers`.
+//! Connections to trackers for somebody who only asks: `who-has`, `ls`, `peers`. Several are asked the
+//! same, and what they answer is put together.
 
+use std::cmp::Ordering;
+use std::collections::VecDeque;
 use std::io;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::base::limits::{MAX_PAGE_ENTRIES, TRACKER_ANSWER_TIMEOUT};
-use crate::base::{FileId, FileName, PeerId, What};
+use crate::base::What;
+use crate::base::limits::{MAX_PAGE_ENTRIES, TRACKER_ANSWER_TIMEOUT, TRACKER_GRACE_IF_NOTHING};
 use crate::net::link::within_hello_budget;
 use crate::net::{ControlLink, LinkError, TrackerAddress};
+use crate::peer::gather::{Asking, gather};
+use crate::plan::merge_candidates;
 use crate::wire::tracker::{Candidate, FromTracker, ListedFile, ListedPeer, ToTracker};
 use crate::wire::{Hello, Refusal};
 
@@ -44,17 +49,14 @@ pub enum AskError {
 }
 
 /// Asks one tracker. After an error the connection is of no more use.
-pub struct TrackerClient {
+struct TrackerClient {
     tracker: TrackerAddress,
     link: ControlLink<TcpStream>,
 }
 
 impl TrackerClient {
     /// Dials a tracker and greets it.
-    ///
-    /// # Errors
-    /// It cannot be reached, does not greet, or speaks another version.
-    pub async fn connect(tracker: &TrackerAddress, hello: Hello) -> Result<TrackerClient, AskError> {
+    async fn connect(tracker: &TrackerAddress, hello: Hello) -> Result<TrackerClient, AskError> {
         let unreachable = |source| AskError::Unreachable { tracker: tracker.clone(), source };
         let stream = tracker.dial().await.map_err(unreachable)?;
         let link = ControlLink::new(stream);
@@ -83,71 +85,26 @@ impl TrackerClient {
         }
     }
 
-    /// Who has this? All that it can mean is asked at once; the answer is that of the first meaning
-    /// which somebody has, and empty if nobody has any.
-    ///
-    /// # Errors
-    /// No answer, or a refusal.
-    pub async fn who_has(&mut self, what: &What) -> Result<Vec<Candidate>, AskError> {
-        let requests: Vec<ToTracker> = what
-            .questions()
-            .iter()
-            .map(|question| ToTracker::WhoHas { question: question.clone() })
-            .collect();
+    /// Who has this? All that it can mean is asked at once; an answer for each meaning.
+    async fn who_has(&mut self, what: &What) -> Result<Vec<Vec<Candidate>>, AskError> {
+        let questions = what.questions().iter().cloned();
+        let requests: Vec<_> = questions.map(|question| ToTracker::WhoHas { question }).collect();
         self.ask(&requests).await?;
-        let mut first = Vec::new();
-        // Every answer is taken, so that the next request meets its own.
+        let mut found = Vec::new();
         for _ in requests {
             match self.answer().await? {
-                FromTracker::Candidates { candidates } if first.is_empty() => first = candidates,
-                FromTracker::Candidates { .. } => {}
+                FromTracker::Candidates { candidates } => found.push(candidates),
                 other => return Err(self.unexpected(&other)),
             }
         }
-        Ok(first)
+        Ok(found)
     }
 
-    /// Calls `each` with every line of the catalogue whose name begins with `prefix`, in the order of
-    /// (name, id). One page is in memory at a time.
-    ///
-    /// # Errors
-    /// No answer, or a refusal; the lines before it have been passed on.
-    pub async fn list(&mut self, prefix: &str, mut each: impl FnMut(ListedFile)) -> Result<(), AskError> {
-        let mut after: Option<(FileName, FileId)> = None;
-        loop {
-            let limit = MAX_PAGE_ENTRIES as u32;
-            self.ask(&[ToTracker::List { prefix: prefix.into(), after, limit }]).await?;
-            let (files, more) = match self.answer().await? {
-                FromTracker::Files { files, more } => (files, more),
-                other => return Err(self.unexpected(&other)),
-            };
-            after = files.last().map(|file| (file.name.clone(), file.id));
-            files.into_iter().for_each(&mut each);
-            // An empty page has nothing to go on behind.
-            if !more || after.is_none() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Calls `each` with every registered peer, in the order of their ids. One page is in memory at a time.
-    ///
-    /// # Errors
-    /// No answer, or a refusal; the peers before it have been passed on.
-    pub async fn peers(&mut self, mut each: impl FnMut(ListedPeer)) -> Result<(), AskError> {
-        let mut after: Option<PeerId> = None;
-        loop {
-            self.ask(&[ToTracker::Peers { after, limit: MAX_PAGE_ENTRIES as u32 }]).await?;
-            let (peers, more) = match self.answer().await? {
-                FromTracker::Peers { peers, more } => (peers, more),
-                other => return Err(self.unexpected(&other)),
-            };
-            after = peers.last().map(|peer| peer.peer.clone());
-            peers.into_iter().for_each(&mut each);
-            if !more || after.is_none() {
-                return Ok(());
-            }
-        }
+    /// A page of a list, and whether there is more.
+    async fn page<E: Listed>(&mut self, request: ToTracker) -> Result<(Vec<E>, bool), AskError> {
+        self.ask(&[request]).await?;
+        let answer = self.answer().await?;
+        E::page(answer).map_err(|answer| self.unexpected(&answer))
     }
 
     async fn ask(&mut self, requests: &[ToTracker]) -> Result<(), AskError> {
@@ -180,5 +137,192 @@ impl TrackerClient {
             FromTracker::Peers { .. } => "PEERS",
             FromTracker::Confirm { .. } => "CONFIRM",
         }))
+    }
+}
+
+/// Asks several trackers. Those that fail are not asked again.
+pub struct TrackerClients {
+    clients: Vec<TrackerClient>,
+    failures: Vec<(TrackerAddress, AskError)>,
+}
+
+impl TrackerClients {
+    /// Dials all of them at once. When one has answered, the others have [`TRACKER_GRACE_IF_NOTHING`]
+    /// more.
+    pub async fn connect(trackers: &[TrackerAddress], hello: &Hello) -> TrackerClients {
+        let dialled = trackers.iter().map(|tracker| {
+            let (tracker, hello) = (tracker.clone(), hello.clone());
+            let asking: Asking<Result<TrackerClient, AskError>> =
+                Box::pin(async move { TrackerClient::connect(&tracker, hello).await });
+            asking
+        });
+        let limit = TRACKER_GRACE_IF_NOTHING;
+        let answers = gather(dialled.collect(), |answer| answer.is_ok().then_some(limit)).await;
+        let mut all = TrackerClients { clients: Vec::new(), failures: Vec::new() };
+        for (tracker, answer) in trackers.iter().zip(answers) {
+            match answer {
+                Some(Ok(client)) => all.clients.push(client),
+                Some(Err(error)) => all.failures.push((tracker.clone(), error)),
+                None => {
+                    let error =
+                        AskError::Lost { tracker: tracker.clone(), source: LinkError::NoAnswer(limit) };
+                    all.failures.push((tracker.clone(), error));
+                }
+            }
+        }
+        all
+    }
+
+    /// The trackers that failed so far, and how; if [`TrackerClients::is_none_left`], all.
+    pub fn failures(&self) -> &[(TrackerAddress, AskError)] {
+        &self.failures
+    }
+
+    /// Whether no tracker is left: then what was asked has no answer, or not all of one.
+    pub fn is_none_left(&self) -> bool {
+        self.clients.is_empty()
+    }
+
+    /// Who has this? The answers for the first meaning which somebody has, merged; empty if nobody
+    /// has any.
+    pub async fn who_has(&mut self, what: &What) -> Vec<Candidate> {
+        let mut answers = Vec::new();
+        for mut client in std::mem::take(&mut self.clients) {
+            match client.who_has(what).await {
+                Ok(found) => {
+                    answers.push(found);
+                    self.clients.push(client);
+                }
+                Err(error) => self.failures.push((client.tracker, error)),
+            }
+        }
+        let of_meaning = |meaning: usize| {
+            let of_each = answers.iter_mut().filter_map(|answer| answer.get_mut(meaning));
+            merge_candidates(of_each.map(std::mem::take))
+        };
+        (0..what.questions().len()).map(of_meaning).find(|found| !found.is_empty()).unwrap_or_default()
+    }
+
+    /// Calls `each` with every line of the catalogues whose name begins with `prefix`, in the order of
+    /// (name, id), and each once. A page of each tracker is in memory at a time.
+    pub async fn list(&mut self, prefix: &str, each: impl FnMut(ListedFile)) {
+        let request = |last: Option<&ListedFile>| ToTracker::List {
+            prefix: prefix.into(),
+            after: last.map(|file| (file.name.clone(), file.id)),
+            limit: MAX_PAGE_ENTRIES as u32,
+        };
+        self.merge_lists(request, each).await;
+    }
+
+    /// Calls `each` with every registered peer, in the order of their ids, and each once. A page of each
+    /// tracker is in memory at a time.
+    pub async fn peers(&mut self, each: impl FnMut(ListedPeer)) {
+        let request = |last: Option<&ListedPeer>| ToTracker::Peers {
+            after: last.map(|peer| peer.peer.clone()),
+            limit: MAX_PAGE_ENTRIES as u32,
+        };
+        self.merge_lists(request, each).await;
+    }
+
+    async fn merge_lists<E: Listed>(
+        &mut self,
+        request: impl Fn(Option<&E>) -> ToTracker,
+        mut each: impl FnMut(E),
+    ) {
+        let mut lists: Vec<List<E>> = self.clients.drain(..).map(List::new).collect();
+        loop {
+            for mut list in std::mem::take(&mut lists) {
+                match list.refill(&request).await {
+                    Ok(()) => lists.push(list),
+                    Err(error) => self.failures.push((list.client.tracker, error)),
+                }
+            }
+            let fronts = lists.iter_mut().filter(|list| !list.page.is_empty());
+            let Some(first) = fronts.min_by(|a, b| a.page[0].order(&b.page[0])) else { break };
+            let Some(mut entry) = first.page.pop_front() else { break };
+            for list in &mut lists {
+                if let Some(same) = list.page.pop_front_if(|other| other.order(&entry).is_eq()) {
+                    entry.join(same);
+                }
+            }
+            each(entry);
+        }
+        self.clients = lists.into_iter().map(|list| list.client).collect();
+    }
+}
+
+/// One tracker's list, a page of it at a time.
+struct List<E> {
+    client: TrackerClient,
+    page: VecDeque<E>,
+    last: Option<E>,
+    is_more: bool,
+}
+
+impl<E: Listed> List<E> {
+    fn new(client: TrackerClient) -> List<E> {
+        List { client, page: VecDeque::new(), last: None, is_more: true }
+    }
+
+    /// Fetches the next page, if this one is used up and there is one.
+    async fn refill(&mut self, request: impl Fn(Option<&E>) -> ToTracker) -> Result<(), AskError> {
+        if self.page.is_empty() && self.is_more {
+            let (page, is_more) = self.client.page::<E>(request(self.last.as_ref())).await?;
+            self.last = page.last().cloned();
+            // An empty page has nothing to go on behind.
+            self.is_more = is_more && self.last.is_some();
+            self.page = page.into();
+        }
+        Ok(())
+    }
+}
+
+/// A line of a list that trackers tell in pages, in an order.
+trait Listed: Clone {
+    /// The page that an answer is.
+    fn page(answer: FromTracker) -> Result<(Vec<Self>, bool), FromTracker>;
+    /// Equal: they are about the same.
+    fn order(&self, other: &Self) -> Ordering;
+    /// Puts what two trackers say of the same together.
+    fn join(&mut self, other: Self);
+}
+
+impl Listed for ListedFile {
+    fn page(answer: FromTracker) -> Result<(Vec<ListedFile>, bool), FromTracker> {
+        match answer {
+            FromTracker::Files { files, more } => Ok((files, more)),
+            other => Err(other),
+        }
+    }
+
+    fn order(&self, other: &ListedFile) -> Ordering {
+        (&self.name, self.id).cmp(&(&other.name, other.id))
+    }
+
+    /// The holders that two trackers count may be the same, so the larger count is told.
+    fn join(&mut self, other: ListedFile) {
+        if other.holders > self.holders {
+            *self = other;
+        }
+    }
+}
+
+impl Listed for ListedPeer {
+    fn page(answer: FromTracker) -> Result<(Vec<ListedPeer>, bool), FromTracker> {
+        match answer {
+            FromTracker::Peers { peers, more } => Ok((peers, more)),
+            other => Err(other),
+        }
+    }
+
+    fn order(&self, other: &ListedPeer) -> Ordering {
+        self.peer.cmp(&other.peer)
+    }
+
+    /// Who has heard of it last knows best.
+    fn join(&mut self, other: ListedPeer) {
+        if other.confirmed_ms < self.confirmed_ms {
+            *self = other;
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actix::WeakRecipient;
 use actix::prelude::*;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
@@ -18,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::base::limits::{
     IDLE_TIMEOUT, SHUTDOWN_STEP_TIMEOUT, TRACKER_ANSWER_TIMEOUT, TRACKER_RETRY_FIRST, TRACKER_RETRY_MAX,
 };
-use crate::base::{PeerId, Question, What};
+use crate::base::{PeerId, Question};
 use crate::net::link::within_hello_budget;
 use crate::net::{ControlLink, LinkError, TrackerAddress};
 use crate::peer::library::{ListChanged, Rescan};
@@ -53,7 +54,7 @@ pub struct Registration {
     /// Port of the block server.
     pub port: u16,
     /// Looks at the folder before a confirmation, if we share one.
-    pub rescan: Option<Recipient<Rescan>>,
+    pub rescan: Option<WeakRecipient<Rescan>>,
     /// Whether to register only once there is something in the list.
     pub is_lazy: bool,
 }
@@ -76,24 +77,24 @@ pub enum TrackerNews {
     },
 }
 
-/// Why a tracker gave no answer.
+/// Why this tracker gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TrackerFailure {
+pub enum LinkFailure {
     /// It could not be asked.
-    #[error("{why}")]
-    NoAnswer {
-        /// The tracker.
-        tracker: String,
-        /// Why.
+    #[error("{0}")]
+    NoAnswer(String),
+    /// It refused.
+    #[error("refused: {why}")]
+    Refused {
+        /// The kind.
+        refusal: Refusal,
+        /// Its sentence.
         why: String,
     },
-    /// It refused.
-    #[error("{0}")]
-    Refused(String),
 }
 
 /// Where the answer to a WHO_HAS goes.
-type Answer = oneshot::Sender<Result<Vec<Candidate>, TrackerFailure>>;
+type Answer = oneshot::Sender<Result<Vec<Candidate>, LinkFailure>>;
 
 /// An answer that is due, in the order asked.
 enum Expected {
@@ -117,7 +118,7 @@ pub struct TrackerLink {
     was_registered: bool,
     /// Why the connection was lost, until we are registered again.
     last_loss: Option<String>,
-    waiting_for_registration: Vec<oneshot::Sender<Result<(), TrackerFailure>>>,
+    waiting_for_registration: Vec<oneshot::Sender<Result<(), LinkFailure>>>,
     wake: Arc<Notify>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -156,10 +157,6 @@ impl TrackerLink {
         .start()
     }
 
-    fn failure(&self, why: &str) -> TrackerFailure {
-        TrackerFailure::NoAnswer { tracker: self.config.tracker.to_string(), why: why.into() }
-    }
-
     fn tell(&self, news: TrackerNews) {
         if let Some(recipient) = &self.config.news {
             recipient.do_send(news);
@@ -170,7 +167,7 @@ impl TrackerLink {
         self.stage == Stage::Registered && self.expected.is_empty() && self.list.is_told()
     }
 
-    fn settle_waiting(&mut self, outcome: Result<(), TrackerFailure>) {
+    fn settle_waiting(&mut self, outcome: Result<(), LinkFailure>) {
         for waiting in self.waiting_for_registration.drain(..) {
             // Who waited may have given up.
             let _ = waiting.send(outcome.clone());
@@ -247,18 +244,18 @@ impl TrackerLink {
                 }
                 return Ok(());
             }
-            (FromTracker::Refused { why, .. }, Some(Expected::Candidates(_))) => {
+            (FromTracker::Refused { refusal, why }, Some(Expected::Candidates(_))) => {
                 if let Some(Expected::Candidates(answer)) = self.expected.pop_front() {
-                    let _ = answer.send(Err(TrackerFailure::Refused(why)));
+                    let _ = answer.send(Err(LinkFailure::Refused { refusal, why }));
                 }
                 return Ok(());
             }
             (FromTracker::Refused { refusal: Refusal::Limit, why }, Some(Expected::Noted)) => {
                 log::error!("{} does not take all of our files: {why}", self.config.tracker);
             }
-            (FromTracker::Refused { why, .. }, expected) => {
+            (FromTracker::Refused { refusal, why }, expected) => {
                 if matches!(expected, Some(Expected::Registered)) {
-                    self.settle_waiting(Err(TrackerFailure::Refused(why.clone())));
+                    self.settle_waiting(Err(LinkFailure::Refused { refusal, why: why.clone() }));
                 }
                 return Err(LinkError::Refused(why));
             }
@@ -280,7 +277,7 @@ impl TrackerLink {
     /// before CONFIRMED.
     fn look_at_folder(&mut self, ctx: &mut Context<Self>) {
         let rescan = self.config.registration.as_ref().and_then(|registration| registration.rescan.as_ref());
-        let looked = rescan.map(|rescan| rescan.send(Rescan));
+        let looked = rescan.and_then(WeakRecipient::upgrade).map(|rescan| rescan.send(Rescan));
         let us = ctx.address();
         ctx.spawn(
             async move {
@@ -315,51 +312,54 @@ impl Actor for TrackerLink {
     }
 }
 
-/// Ask the tracker; answered when it did, or cannot.
+/// Ask the tracker; answered when it did, or cannot: at once while the connection is lost.
 #[derive(Clone, Debug, Message)]
-#[rtype(result = "Result<Vec<Candidate>, TrackerFailure>")]
-pub struct WhoHas {
-    /// What is looked for: of its meanings, the first that anybody has.
-    pub what: What,
+#[rtype(result = "Result<Vec<Vec<Candidate>>, LinkFailure>")]
+pub struct Ask {
+    /// What is looked for. The answers are in the same order.
+    pub questions: Vec<Question>,
 }
 
-impl Handler<WhoHas> for TrackerLink {
-    type Result = ResponseFuture<Result<Vec<Candidate>, TrackerFailure>>;
+impl Handler<Ask> for TrackerLink {
+    type Result = ResponseFuture<Result<Vec<Vec<Candidate>>, LinkFailure>>;
 
-    fn handle(&mut self, WhoHas { what }: WhoHas, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Ask { questions }: Ask, _: &mut Self::Context) -> Self::Result {
+        if let (Stage::Down, Some(why)) = (self.stage, &self.last_loss) {
+            let lost = LinkFailure::NoAnswer(why.clone());
+            return Box::pin(async move { Err(lost) });
+        }
         let mut answers = Vec::new();
-        for question in what.questions() {
+        for question in questions {
             let (sender, answer) = oneshot::channel();
-            self.asks.push_back((question.clone(), sender));
+            self.asks.push_back((question, sender));
             answers.push(answer);
         }
         self.wake.notify_one();
-        let late = self.failure(&format!("no answer within {} s", TRACKER_ANSWER_TIMEOUT.as_secs()));
         Box::pin(async move {
-            for answer in answers {
-                let found = match timeout(TRACKER_ANSWER_TIMEOUT, answer).await {
-                    Ok(Ok(found)) => found?,
-                    Ok(Err(_)) | Err(_) => return Err(late),
-                };
-                if !found.is_empty() {
-                    return Ok(found);
+            let all = async {
+                let mut found = Vec::new();
+                for answer in answers {
+                    let gone = |_| Err(LinkFailure::NoAnswer("it was left".into()));
+                    found.push(answer.await.unwrap_or_else(gone)?);
                 }
-            }
-            Ok(Vec::new())
+                Ok(found)
+            };
+            let late = format!("no answer within {} s", TRACKER_ANSWER_TIMEOUT.as_secs());
+            timeout(TRACKER_ANSWER_TIMEOUT, all).await.unwrap_or(Err(LinkFailure::NoAnswer(late)))
         })
     }
 }
 
 /// Wait until we are registered and the whole list is told, or refused.
-#[derive(Message)]
-#[rtype(result = "Result<(), TrackerFailure>")]
+#[derive(Clone, Message)]
+#[rtype(result = "Result<(), LinkFailure>")]
 pub struct AwaitRegistration {
     /// How long to wait for a tracker that does not answer.
     pub within: Duration,
 }
 
 impl Handler<AwaitRegistration> for TrackerLink {
-    type Result = ResponseActFuture<Self, Result<(), TrackerFailure>>;
+    type Result = ResponseActFuture<Self, Result<(), LinkFailure>>;
 
     fn handle(
         &mut self,
@@ -375,7 +375,7 @@ impl Handler<AwaitRegistration> for TrackerLink {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) | Err(_) => {
                 let late = format!("not registered within {} s", within.as_secs());
-                Err(link.failure(link.last_loss.as_ref().unwrap_or(&late)))
+                Err(LinkFailure::NoAnswer(link.last_loss.clone().unwrap_or(late)))
             }
         }))
     }
@@ -493,7 +493,7 @@ impl Handler<Lost> for TrackerLink {
 
     fn handle(&mut self, Lost(why): Lost, _: &mut Self::Context) {
         self.stage = Stage::Down;
-        let failure = self.failure(&why);
+        let failure = LinkFailure::NoAnswer(why.clone());
         let unanswered = self.expected.drain(..).filter_map(|expected| match expected {
             Expected::Candidates(answer) => Some(answer),
             Expected::Registered | Expected::Noted => None,

@@ -2,7 +2,7 @@
 //!
 //! Between two requests it tells which spans of partial files have come meanwhile.
 
-use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream};
 use std::sync::Arc;
 
 use actix::Recipient;
@@ -19,8 +19,10 @@ use crate::content::part::PartData;
 use crate::net::blocks::{BlocksSink, FrameReader, send_messages};
 use crate::net::greeting;
 use crate::net::link::LinkError;
+use crate::net::reached::seen_by;
 use crate::peer::library::Suspect;
 use crate::peer::shelf::{Open, Served, spans_bytes};
+use crate::peer::trackers::HoldersOf;
 use crate::wire::frame::{FrameHeader, FrameLimits};
 use crate::wire::peer::{FromHolder, ToHolder};
 use crate::wire::{Hello, Refusal};
@@ -31,6 +33,7 @@ pub(super) struct Upload {
     pub from: SocketAddr,
     pub open: Recipient<Open>,
     pub suspect: Recipient<Suspect>,
+    pub others: Recipient<HoldersOf>,
     /// Changes whenever a partial file has got a span.
     pub growth: watch::Receiver<u64>,
     /// Whether there is room for it; else it is told to come back.
@@ -50,10 +53,12 @@ pub(super) async fn serve(upload: Upload, stream: StdTcpStream) {
 async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
     let stream = TcpStream::from_std(stream)?;
     stream.set_nodelay(true)?;
+    let reached_at = stream.local_addr()?.ip().to_canonical();
     let (getter, stream, read) = greeting::answer(stream, Hello::new(upload.us.clone())).await?;
     let mut connection = Connection {
         reader: FrameReader::new(stream, read, IDLE_TIMEOUT),
         getter: getter.peer,
+        reached_at,
         upload,
         opened: Vec::new(),
         told: Vec::new(),
@@ -75,6 +80,8 @@ async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
 struct Connection {
     reader: FrameReader<TcpStream>,
     getter: PeerId,
+    /// Our address, as the getter has it.
+    reached_at: IpAddr,
     upload: Upload,
     /// Files in use, the latest last: opened once, not per request.
     opened: Vec<(FileId, Served)>,
@@ -129,6 +136,7 @@ impl Connection {
             ToHolder::Hello(_) => self.refuse("HELLO came twice").await,
             ToHolder::Open { id, manifest } => self.open(id, manifest).await,
             ToHolder::Get { id, run } => self.get(id, run).await,
+            ToHolder::Peers { id } => self.peers(id).await,
         }
     }
 
@@ -185,6 +193,18 @@ impl Connection {
             self.reader.stream_mut().send_blocks(first, file.file(), offset, len).await?;
         }
         Ok(())
+    }
+
+    async fn peers(&mut self, id: FileId) -> Result<(), LinkError> {
+        let asker = self.getter.clone();
+        let known = self.upload.others.send(HoldersOf { id, asker }).await;
+        // Who knew the others is gone when we are about to end.
+        let mut holders = known.unwrap_or_default();
+        let from = self.upload.from.ip().to_canonical();
+        for holder in &mut holders {
+            holder.address = seen_by(holder.address, from, self.reached_at);
+        }
+        self.answer(&[FromHolder::Holders { id, holders }]).await
     }
 
     fn forget(&mut self, id: FileId) {

@@ -1,10 +1,11 @@
 //! The holders that a job knows of, and which of them to dial next.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::base::PeerId;
+use crate::base::limits::MAX_HEARD_HOLDERS;
 use crate::plan::{Ending, Policy};
 
 /// What a job has to do with one holder.
@@ -30,20 +31,39 @@ struct Entry {
 }
 
 /// All holders of a job's files, by peer id.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Holders {
+    us: PeerId,
+    listens_on: SocketAddr,
     entries: BTreeMap<PeerId, Entry>,
 }
 
 impl Holders {
-    /// Enters what a tracker says of a holder; it can be dialled at once if it is new or has moved.
-    pub fn learn(&mut self, peer: &PeerId, address: SocketAddr, now: Instant) {
+    /// No holders yet, for a job of this peer, which listens there itself.
+    pub fn new(us: PeerId, listens_on: SocketAddr) -> Holders {
+        Holders { us, listens_on, entries: BTreeMap::new() }
+    }
+
+    /// Enters what is said of a holder; it can be dialled at once if it is new or has moved. False, and
+    /// nothing is entered, if it is ourselves, or an address at which no peer can be.
+    pub fn learn(&mut self, peer: &PeerId, address: SocketAddr, now: Instant) -> bool {
+        if *peer == self.us || !can_be_dialled(address) || is_at(address, self.listens_on) {
+            return false;
+        }
         let fresh = Entry { address, state: DialState::Ready(now), failures: 0, ending: None };
         let entry = self.entries.entry(peer.clone()).or_insert_with(|| fresh.clone());
         // A new address is a new process: what the old one did is not held against it.
         if entry.address != address && entry.state != DialState::Connected {
             *entry = fresh;
         }
+        true
+    }
+
+    /// Enters what a source says of another holder, if nothing is known of it yet. False if nothing is
+    /// known of it now either: for the reasons of [`Holders::learn`], or because too many were told.
+    pub fn hear(&mut self, peer: &PeerId, address: SocketAddr, now: Instant) -> bool {
+        self.entries.contains_key(peer)
+            || (self.entries.len() < MAX_HEARD_HOLDERS && self.learn(peer, address, now))
     }
 
     /// The next holder to dial among `wanted`, chosen at random; it counts as connected from here on.
@@ -119,6 +139,27 @@ impl Holders {
     }
 }
 
+/// Whether a single machine can be reached at this address. Others state addresses of holders, so what
+/// would reach many machines, or none, or depends on a link that is not named, is not dialled.
+fn can_be_dialled(address: SocketAddr) -> bool {
+    let is_unicast = match address.ip().to_canonical() {
+        // 0.0.0.0/8 is this network, from 240.0.0.0 on all is reserved, the last one broadcast.
+        IpAddr::V4(ip) => {
+            !(ip.is_multicast() || ip.is_link_local() || matches!(ip.octets()[0], 0 | 240..=255))
+        }
+        IpAddr::V6(ip) => !(ip.is_multicast() || ip.is_unspecified() || ip.is_unicast_link_local()),
+    };
+    is_unicast && address.port() != 0
+}
+
+/// Whether who listens on `listener` is reached at `address`, as far as the addresses tell. By another
+/// address of this machine we would reach ourselves too; then HELLO tells.
+fn is_at(address: SocketAddr, listener: SocketAddr) -> bool {
+    let (ip, listens_on) = (address.ip().to_canonical(), listener.ip().to_canonical());
+    address.port() == listener.port()
+        && (ip == listens_on || (listens_on.is_unspecified() && ip.is_loopback()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,11 +169,92 @@ mod tests {
         SocketAddr::from(([127, 0, 0, 1], port))
     }
 
+    fn holders() -> Holders {
+        Holders::new("us".parse().unwrap(), "0.0.0.0:7071".parse().unwrap())
+    }
+
+    #[test]
+    fn only_addresses_at_which_one_peer_can_be_are_dialled() {
+        let now = Instant::now();
+        for (address, accepted) in [
+            ("10.0.0.1:9", true),
+            ("192.168.1.7:65535", true),
+            ("172.16.0.1:1", true),
+            ("100.64.0.1:9", true),
+            ("8.8.8.8:9", true),
+            ("127.0.0.1:9", true),
+            ("127.8.9.10:9", true),
+            ("223.255.255.254:9", true),
+            ("169.253.255.255:9", true),
+            ("169.255.0.1:9", true),
+            ("[2001:db8::7]:9", true),
+            ("[fd00::1]:9", true),
+            ("[::1]:9", true),
+            ("[::ffff:10.0.0.1]:9", true),
+            ("[fec0::1]:9", true),
+            ("10.0.0.1:0", false),
+            ("[2001:db8::7]:0", false),
+            ("0.0.0.0:9", false),
+            ("0.1.2.3:9", false),
+            ("[::]:9", false),
+            ("224.0.0.1:9", false),
+            ("239.255.255.255:9", false),
+            ("[ff02::1]:9", false),
+            ("[ff0e::1]:9", false),
+            ("169.254.0.1:9", false),
+            ("169.254.169.254:80", false),
+            ("[fe80::1]:9", false),
+            ("[febf:ffff::1]:9", false),
+            ("240.0.0.1:9", false),
+            ("255.255.255.255:9", false),
+            ("[::ffff:224.0.0.1]:9", false),
+            ("[::ffff:0.0.0.0]:9", false),
+            ("[::ffff:169.254.0.1]:9", false),
+            ("[::ffff:255.255.255.255]:9", false),
+            // Our own: we listen on all addresses, port 7071.
+            ("127.0.0.1:7071", false),
+            ("127.0.0.9:7071", false),
+            ("[::1]:7071", false),
+            ("[::ffff:127.0.0.1]:7071", false),
+            ("10.0.0.1:7071", true),
+            ("127.0.0.1:7072", true),
+        ] {
+            let mut holders = holders();
+            let p = "p".parse().unwrap();
+            assert_eq!(holders.learn(&p, address.parse().unwrap(), now), accepted, "{address}");
+            assert_eq!(holders.any_hope(|_| true), accepted, "{address}");
+        }
+        assert!(!holders().learn(&"us".parse().unwrap(), address(9), now), "we are no holder to ourselves");
+        let listens_on = "10.0.0.5:7071".parse().unwrap();
+        let mut holders = Holders::new("us".parse().unwrap(), listens_on);
+        let p = "p".parse().unwrap();
+        assert!(!holders.learn(&p, listens_on, now));
+        assert!(holders.learn(&p, "127.0.0.1:7071".parse().unwrap(), now), "another process");
+    }
+
+    #[test]
+    fn what_a_source_says_changes_nothing_that_is_known_and_has_a_cap() {
+        let now = Instant::now();
+        let mut rng = fastrand::Rng::with_seed(3);
+        let mut holders = holders();
+        let [p, q]: [PeerId; 2] = ["p", "q"].map(|id| id.parse().unwrap());
+        holders.learn(&p, address(1), now);
+        assert!(holders.hear(&p, address(2), now));
+        assert_eq!(holders.dial(|_| true, now, &mut rng), Some((p, address(1))));
+        assert!(!holders.hear(&q, "224.0.0.1:9".parse().unwrap(), now));
+        assert!(holders.hear(&q, address(3), now));
+        for number in 0..2 * MAX_HEARD_HOLDERS {
+            holders.hear(&format!("x{number}").parse().unwrap(), address(4), now);
+        }
+        assert_eq!(holders.entries.len(), MAX_HEARD_HOLDERS);
+        assert!(holders.learn(&"told".parse().unwrap(), address(5), now), "a tracker is heard all the same");
+    }
+
     #[test]
     fn a_holder_is_dialled_once_put_off_when_it_fails_and_given_up_when_it_lies() {
         let now = Instant::now();
         let mut rng = fastrand::Rng::with_seed(1);
-        let mut holders = Holders::default();
+        let mut holders = holders();
         let p: PeerId = "p".parse().unwrap();
         holders.learn(&p, address(1), now);
         assert_eq!(holders.dial(|_| true, now, &mut rng), Some((p.clone(), address(1))));
@@ -155,7 +277,7 @@ mod tests {
     fn a_later_attempt_forgives_who_failed_and_not_who_lied() {
         let now = Instant::now();
         let mut rng = fastrand::Rng::with_seed(3);
-        let mut holders = Holders::default();
+        let mut holders = holders();
         for (number, (peer, ending)) in [
             ("dead", Ending::Unreachable("refused".into())),
             ("gone", Ending::Missing),
@@ -185,7 +307,7 @@ mod tests {
     fn delivering_forgives_failures() {
         let mut now = Instant::now();
         let mut rng = fastrand::Rng::with_seed(2);
-        let mut holders = Holders::default();
+        let mut holders = holders();
         let p: PeerId = "p".parse().unwrap();
         holders.learn(&p, address(1), now);
         for _ in 0..20 {

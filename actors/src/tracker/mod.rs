@@ -14,7 +14,6 @@
 //!
 //! All of these actors live on the arbiter that starts the tracker.
 
-mod address;
 mod events;
 mod registry;
 mod scheduler;

@@ -8,13 +8,13 @@ use actix::prelude::*;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::address::seen_by;
 use super::events::{LeaveReason, TrackerEvent};
 use super::scheduler::{Due, Note, RefreshScheduler, now};
 use super::session::Order;
 use super::{Stop, session};
 use crate::base::PeerId;
 use crate::base::limits::LIST_FRAME_BYTES;
+use crate::net::reached::seen_by;
 use crate::plan::catalogue::{
     ANSWER_ENTRY_BYTES, Catalogue, CatalogueError, Confirmation, ConnectionId, candidate_bytes,
 };

@@ -44,6 +44,10 @@
 //! - GET asks for a run of whole spans of an id. The answer is one BLOCKS frame per span, in order,
 //!   the last one clipped to the end of the file; or MISSING for those that cannot be had (any more).
 //!   A file of one span is proved by its id alone, so it can be asked for without OPEN.
+//! - PEERS asks who else has an id, for the time when no tracker answers. HOLDERS are those that a
+//!   tracker told the asked one of, and those that it fetches from itself. Addresses that a stranger
+//!   stated about others are not passed on. The getter trusts none of them: it dials no address that
+//!   cannot be a peer's, and HELLO tells who answers there.
 //! - BUSY, in place of any answer, says that the holder serves as many as it can, and when to try again.
 //!
 //! Answers come in the order asked. What this protocol does not do: choke, trade, encrypt.

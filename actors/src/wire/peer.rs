@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hello::{Hello, Refusal};
 use super::serial::BlockRunFields;
+use super::tracker::Holder;
 use crate::base::{BlockRun, FileId};
 
 /// What a getter says.
@@ -27,6 +28,11 @@ pub enum ToHolder {
         /// The blocks.
         #[serde(with = "BlockRunFields")]
         run: BlockRun,
+    },
+    /// Who else has this file?
+    Peers {
+        /// The file.
+        id: FileId,
     },
 }
 
@@ -64,6 +70,13 @@ pub enum FromHolder {
     Missing {
         /// The file.
         id: FileId,
+    },
+    /// The answer to PEERS; of who is told it is known only that he was one.
+    Holders {
+        /// The file.
+        id: FileId,
+        /// At most 50, never the asker; none if the holder knows of nobody.
+        holders: Vec<Holder>,
     },
     /// Too much to do. The request it answers is not done; the connection may be closed after it.
     Busy {

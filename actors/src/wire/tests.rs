@@ -98,13 +98,16 @@ fn to_tracker() -> impl Strategy<Value = ToTracker> {
     ]
 }
 
-fn candidate() -> impl Strategy<Value = Candidate> {
-    let holder = (peer_id(), address(), any::<bool>()).prop_map(|(peer, address, complete)| Holder {
+fn holder() -> impl Strategy<Value = Holder> {
+    (peer_id(), address(), any::<bool>()).prop_map(|(peer, address, complete)| Holder {
         peer,
         address,
         complete,
-    });
-    (id(), any::<u64>(), some(name()), any::<u32>(), some(holder)).prop_map(
+    })
+}
+
+fn candidate() -> impl Strategy<Value = Candidate> {
+    (id(), any::<u64>(), some(name()), any::<u32>(), some(holder())).prop_map(
         |(id, size, names, holder_count, holders)| Candidate { id, size, names, holder_count, holders },
     )
 }
@@ -139,6 +142,7 @@ fn to_holder() -> impl Strategy<Value = ToHolder> {
         (id(), any::<bool>()).prop_map(|(id, manifest)| ToHolder::Open { id, manifest }),
         (id(), any::<u64>(), any::<u32>())
             .prop_map(|(id, first, count)| ToHolder::Get { id, run: BlockRun { first, count } }),
+        id().prop_map(|id| ToHolder::Peers { id }),
     ]
 }
 
@@ -151,6 +155,7 @@ fn from_holder() -> impl Strategy<Value = FromHolder> {
         (id(), bytes()).prop_map(|(id, values)| FromHolder::Manifest { id, values }),
         (id(), some(any::<u32>())).prop_map(|(id, spans)| FromHolder::Have { id, spans }),
         id().prop_map(|id| FromHolder::Missing { id }),
+        (id(), some(holder())).prop_map(|(id, holders)| FromHolder::Holders { id, holders }),
         any::<u32>().prop_map(|retry_after_ms| FromHolder::Busy { retry_after_ms }),
         (refusal(), any::<String>()).prop_map(|(refusal, why)| FromHolder::Refused { refusal, why }),
     ]
@@ -402,7 +407,9 @@ fn a_length_stated_inside_a_message_allocates_nothing_that_has_not_come() {
             let body = one_field(variant, field, &huge);
             assert!(decode::<ToTracker>(&body).is_err(), "{variant} {marker:x}");
         }
-        for (variant, field) in [("Manifest", "values"), ("Have", "spans"), ("Refused", "why")] {
+        for (variant, field) in
+            [("Manifest", "values"), ("Have", "spans"), ("Holders", "holders"), ("Refused", "why")]
+        {
             let body = one_field(variant, field, &huge);
             assert!(decode::<FromHolder>(&body).is_err(), "{variant} {marker:x}");
         }
@@ -524,6 +531,7 @@ fn to_holder_name(message: &ToHolder) -> &'static str {
         ToHolder::Hello(_) => "to_holder.hello",
         ToHolder::Open { .. } => "to_holder.open",
         ToHolder::Get { .. } => "to_holder.get",
+        ToHolder::Peers { .. } => "to_holder.peers",
     }
 }
 
@@ -535,6 +543,7 @@ fn from_holder_name(message: &FromHolder) -> &'static str {
         FromHolder::Manifest { .. } => "from_holder.manifest",
         FromHolder::Have { .. } => "from_holder.have",
         FromHolder::Missing { .. } => "from_holder.missing",
+        FromHolder::Holders { .. } => "from_holder.holders",
         FromHolder::Busy { .. } => "from_holder.busy",
         FromHolder::Refused { .. } => "from_holder.refused",
     }
@@ -552,6 +561,10 @@ fn golden_messages() -> Vec<Golden> {
     let v6 = SocketAddrV6::new(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7), 7071, 0, 0);
     let files = vec![listing, partial];
     let why = || "because".to_string();
+    let holders = vec![
+        Holder { peer: peer.clone(), address, complete: true },
+        Holder { peer: "p2".parse().unwrap(), address: v6.into(), complete: false },
+    ];
     let refused = |refusal| FromTracker::Refused { refusal, why: why() };
 
     let to_tracker = vec![
@@ -586,10 +599,7 @@ fn golden_messages() -> Vec<Golden> {
                 size: 5_000_000_000,
                 names: vec![name.clone()],
                 holder_count: 51,
-                holders: vec![
-                    Holder { peer: peer.clone(), address, complete: true },
-                    Holder { peer: "p2".parse().unwrap(), address: v6.into(), complete: false },
-                ],
+                holders: holders.clone(),
             }],
         },
         FromTracker::Files { files: vec![ListedFile { name, id, size: 1, holders: 2 }], more: true },
@@ -603,6 +613,7 @@ fn golden_messages() -> Vec<Golden> {
         ToHolder::Hello(hello.clone()),
         ToHolder::Open { id, manifest: true },
         ToHolder::Get { id, run: BlockRun { first: 1 << 40, count: 128 } },
+        ToHolder::Peers { id },
     ];
     let from_holder = vec![
         FromHolder::Hello(hello),
@@ -611,6 +622,7 @@ fn golden_messages() -> Vec<Golden> {
         FromHolder::Manifest { id, values: (0..64).collect() },
         FromHolder::Have { id, spans: vec![0, 127, 65_535] },
         FromHolder::Missing { id },
+        FromHolder::Holders { id, holders },
         FromHolder::Busy { retry_after_ms: 2000 },
         FromHolder::Refused { refusal: Refusal::Limit, why: why() },
     ];
