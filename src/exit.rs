@@ -48,7 +48,7 @@ impl From<&JobError> for Exit {
             JobError::Undelivered(_) => Exit::Undelivered,
             JobError::NoTracker(_) => Exit::NoTracker,
             JobError::Refused { .. } => Exit::Failed,
-            JobError::Disk { .. } | JobError::TargetExists(_) => Exit::Disk,
+            JobError::Disk { .. } | JobError::TargetExists(_) | JobError::SamePlace { .. } => Exit::Disk,
             JobError::Interrupted => Exit::Interrupted,
         }
     }

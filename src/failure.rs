@@ -131,6 +131,11 @@ impl JobContext {
                 };
                 format!("{} exists and has another content; {way_out}", path.display())
             }
+            JobError::SamePlace { path, other } => format!(
+                "{what} and {other} are different files and would both be saved as {}; fetch them one after \
+                 the other, each to its own place",
+                path.display()
+            ),
             JobError::Interrupted => match self.asker {
                 Asker::GetToStdout => format!("{what}: interrupted"),
                 Asker::Get | Asker::Peer => {
@@ -259,6 +264,7 @@ mod tests {
             (disk(io::ErrorKind::StorageFull), 7, "make room"),
             (disk(io::ErrorKind::PermissionDenied), 7, "-o PATH"),
             (JobError::TargetExists("m".into()), 7, "--overwrite"),
+            (JobError::SamePlace { path: "m".into(), other: "x/m".into() }, 7, "one after the other"),
             (JobError::Interrupted, 130, "goes on from there"),
         ] {
             let failure = context(Asker::Get).failure("m", &error);

@@ -30,7 +30,8 @@ fn main() -> ExitCode {
     };
     // Who reads records needs no bars, and a terminal shows only one of the two well. What goes to
     // stdout is read by a program that may write to the same terminal.
-    let to_stdout = matches!(&cli.command, Command::Get(args) if args.output.as_deref() == Some("-".as_ref()));
+    let to_stdout =
+        matches!(&cli.command, Command::Get(args) if args.output.as_deref() == Some("-".as_ref()));
     let draw = io::stderr().is_terminal() && !cli.common.quiet && !cli.common.json && !to_stdout;
     let bars = progress::bars(draw);
     logging::start(&cli.common, bars.clone());

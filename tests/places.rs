@@ -436,3 +436,28 @@ fn a_stream_and_a_file_of_one_content_both_get_it() {
         assert_eq!(told.all_done().len(), 2, "{told:#?}");
     });
 }
+
+#[test]
+fn two_files_that_would_meet_at_one_place_do_not_and_the_first_one_has_it() {
+    system_test(|test| async move {
+        let (first, second) =
+            (Content::random(&mut test.rng(), 5000), Content::random(&mut test.rng(), 3 * SPAN + 1));
+        let holder = FakeHolder::start(&test, "p1", &[first.clone(), second.clone()], Behaviour::Honest);
+        let listed = || vec![holder.listed()];
+        let candidates =
+            vec![candidate(&first, &["a/same"], listed()), candidate(&second, &["b/same"], listed())];
+        let tracker = FakeTracker::start(&test, Script { candidates, ..Script::default() });
+        let to = test.folder();
+        let wants = vec![into_folder("a/same", &to), into_folder("b/same", &to)];
+        let running = Running::start_with(&test, tracker.address(), wants, true);
+        let told = running.finish().await;
+        assert!(first.stands_at(&to.join("same")), "overwriting is for what stood there before");
+        assert_eq!(told.all_done().len(), 1);
+        let failed = told.all_failed();
+        assert!(
+            matches!(&failed[..], [("b/same", JobError::SamePlace { other, .. })] if other == "a/same"),
+            "{failed:?}"
+        );
+        assert_eq!(part_files(&to), Vec::<PathBuf>::new());
+    });
+}

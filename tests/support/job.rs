@@ -125,16 +125,17 @@ pub struct Told(pub Vec<JobEvent>);
 impl Told {
     /// The finished files, in the order in which they were finished.
     pub fn all_done(&self) -> Vec<&FileDone> {
-        let done = |event| if let &JobEvent::Done(ref done) = event { Some(done) } else { None };
+        fn done(event: &JobEvent) -> Option<&FileDone> {
+            if let JobEvent::Done(done) = event { Some(done) } else { None }
+        }
         self.0.iter().filter_map(done).collect()
     }
 
     /// What failed, and why.
     pub fn all_failed(&self) -> Vec<(&str, &JobError)> {
-        let failed = |event| match event {
-            &JobEvent::Failed { ref what, ref error } => Some((what.as_str(), error)),
-            _ => None,
-        };
+        fn failed(event: &JobEvent) -> Option<(&str, &JobError)> {
+            if let JobEvent::Failed { what, error } = event { Some((what.as_str(), error)) } else { None }
+        }
         self.0.iter().filter_map(failed).collect()
     }
 
@@ -161,10 +162,9 @@ impl Told {
 
     /// Why this source was dropped, each time that it was.
     pub fn dropped(&self, peer: &str) -> Vec<&str> {
-        let reason = |state| match state {
-            &SourceState::Dropped { ref reason } => Some(reason.as_str()),
-            SourceState::Connected => None,
-        };
+        fn reason(state: &SourceState) -> Option<&str> {
+            if let SourceState::Dropped { reason } = state { Some(reason.as_str()) } else { None }
+        }
         self.states(peer).filter_map(reason).collect()
     }
 

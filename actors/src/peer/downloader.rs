@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -130,6 +131,8 @@ pub struct Downloader {
     holders: Holders,
     files: Vec<JobFile>,
     by_id: BTreeMap<FileId, FileIndex>,
+    /// What goes where, and what was typed for it: two files must not meet at one place.
+    places: BTreeMap<PathBuf, (FileId, String)>,
     /// Files whose turn has not come.
     queue: VecDeque<FileIndex>,
     /// Files in the stage of that name.
@@ -173,6 +176,7 @@ impl Downloader {
             holders: Holders::new(config.us, config.listens_on),
             files: Vec::new(),
             by_id: BTreeMap::new(),
+            places: BTreeMap::new(),
             queue: VecDeque::new(),
             fetching: BTreeSet::new(),
             large: BTreeSet::new(),
@@ -304,6 +308,18 @@ impl Downloader {
             // What goes through a stream cannot be copied: it is fetched for each place.
             (_, target) => target,
         };
+        if let Target::Place(place) = &target {
+            let taken = self.places.get(&place.path()).filter(|(id, _)| *id != first.id);
+            let is_alive = |id: &FileId| {
+                self.by_id.get(id).is_some_and(|known| !self.files[known.0 as usize].has_failed)
+            };
+            if let Some((_, other)) = taken.filter(|(id, _)| is_alive(id)) {
+                let error = JobError::SamePlace { path: place.path(), other: other.clone() };
+                self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
+                return;
+            }
+            self.places.insert(place.path(), (first.id, what.to_string()));
+        }
         let index = FileIndex(self.files.len() as u32);
         let now = Instant::now();
         let mut file = JobFile::new(what, first.id, name, target, now);
@@ -645,6 +661,17 @@ impl Downloader {
             _ => self.shelf.do_send(finished),
         }
         let file = &self.files[index.0 as usize];
+        if file.fetched_bytes > 0 {
+            // However quick it was, its progress was told once.
+            self.events.do_send(JobEvent::Progress(Progress {
+                id: file.id,
+                name: file.name.clone(),
+                have_bytes: file.size(),
+                size: file.size(),
+                rate_bytes_s: file.rate.bytes_s().unwrap_or(0),
+                sources: file.shares(),
+            }));
+        }
         self.events.do_send(JobEvent::Done(FileDone {
             name: file.name.clone(),
             id: file.id,
@@ -1030,12 +1057,16 @@ impl Downloader {
     }
 }
 
-/// The candidates of the one id that a question found.
+/// The candidates of the one id that a question found. What nobody but us has does not make a name
+/// ambiguous.
 fn choose(answer: Result<Vec<Candidate>, TrackerFailure>) -> Result<Vec<Candidate>, JobError> {
-    let candidates = answer.map_err(|failure| match failure {
+    let mut candidates = answer.map_err(|failure| match failure {
         TrackerFailure::NoAnswer(reasons) => JobError::NoTracker(reasons),
         TrackerFailure::Refused { tracker, why } => JobError::Refused { tracker, why },
     })?;
+    if candidates.iter().any(|candidate| !candidate.holders.is_empty()) {
+        candidates.retain(|candidate| !candidate.holders.is_empty());
+    }
     let Some(first) = candidates.first() else { return Err(JobError::NobodyHasIt) };
     if candidates.iter().any(|candidate| candidate.id != first.id) {
         return Err(JobError::Ambiguous(candidates));

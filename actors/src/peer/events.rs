@@ -138,6 +138,13 @@ pub enum JobError {
     },
     /// Another content stands where the file was to go.
     TargetExists(PathBuf),
+    /// Another file of the same job goes there.
+    SamePlace {
+        /// The place.
+        path: PathBuf,
+        /// What was typed for the other file.
+        other: String,
+    },
     /// The job was cancelled.
     Interrupted,
 }
@@ -151,7 +158,10 @@ impl JobError {
             | JobError::NoTracker(_)
             | JobError::Refused { .. }
             | JobError::Disk { .. } => true,
-            JobError::Ambiguous(_) | JobError::TargetExists(_) | JobError::Interrupted => false,
+            JobError::Ambiguous(_)
+            | JobError::TargetExists(_)
+            | JobError::SamePlace { .. }
+            | JobError::Interrupted => false,
         }
     }
 }
@@ -173,6 +183,9 @@ impl fmt::Display for JobError {
             }
             JobError::Refused { tracker, why } => write!(f, "the tracker {tracker} refused: {why}"),
             JobError::Disk { path, why, .. } => write!(f, "{}: {why}", path.display()),
+            JobError::SamePlace { path, other } => {
+                write!(f, "{} is where {other} goes, which is another file", path.display())
+            }
             JobError::TargetExists(path) => write!(f, "{} exists and has another content", path.display()),
             JobError::Interrupted => f.write_str("interrupted"),
         }
