@@ -125,7 +125,8 @@ pub(crate) struct TrackerArgs {
 #[command(
     after_help = "\
 Prints `ready peer ID ADDR` to stdout when it shares. Files that are added to the folder, changed or
-removed are noticed while it runs. SIGINT and SIGTERM end it in order.
+removed are noticed while it runs. SIGINT and SIGTERM end it in order. What --get has begun goes on
+at the next start, asked for again or not. What the disk refuses is tried again until it can be had.
 
 Examples:
   enxame peer alice --tracker 10.0.0.1
@@ -138,6 +139,9 @@ order.
 Of several trackers, those that do not answer are tried again for as long as it runs. Who holds what
 it asked for is remembered in DIR/ID/.enxame: if no tracker answers, --get asks those holders, at
 the start too.
+
+What --get has begun goes on at the next start, asked for again or not. What the disk refuses is
+tried again until it can be had.
 
 {WHAT}
 
@@ -163,6 +167,9 @@ pub(crate) struct PeerArgs {
     // A line end cannot stand in a name: it separates the values of the environment twin.
     #[arg(long, env = "ENXAME_GET", hide_env_values = true, value_name = "WHAT", value_delimiter = '\n')]
     pub(crate) get: Vec<What>,
+    /// Let --get replace files of the folder that have another content
+    #[arg(long, env = "ENXAME_OVERWRITE", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    pub(crate) overwrite: bool,
 }
 
 /// Fetch files from all who have them, into the current folder

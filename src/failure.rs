@@ -124,7 +124,7 @@ impl JobContext {
             }
             JobError::TargetExists(path) => {
                 let way_out = match self.asker {
-                    Asker::Peer => "rename or remove it first",
+                    Asker::Peer => "rename it or allow --overwrite, and start the peer again",
                     Asker::Get | Asker::GetToStdout => {
                         "replace it with --overwrite, or write elsewhere with -o PATH"
                     }
@@ -146,7 +146,7 @@ impl JobContext {
             },
         };
         let message = match self.asker {
-            Asker::Peer if error.may_pass() => format!("{message}; it is tried again"),
+            Asker::Peer if error.may_pass() && !is_full(error) => format!("{message}; it is tried again"),
             _ => message,
         };
         let candidates = match error {
@@ -190,6 +190,9 @@ impl JobContext {
         use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         match (kind, self.asker) {
             (_, Asker::GetToStdout) => "",
+            (StorageFull | QuotaExceeded, Asker::Peer) => {
+                "; it goes on from what has arrived when there is room"
+            }
             (StorageFull | QuotaExceeded, _) => {
                 "; make room, then the same command goes on from what has arrived"
             }
@@ -204,6 +207,12 @@ impl JobContext {
 fn tracker_option(trackers: &[TrackerAddress]) -> String {
     let list: Vec<String> = trackers.iter().map(ToString::to_string).collect();
     format!("--tracker {}", list.join(","))
+}
+
+/// Whether the message says already that it goes on.
+fn is_full(error: &JobError) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error, JobError::Disk { kind: StorageFull | QuotaExceeded, .. })
 }
 
 /// What no living peer has.
@@ -283,7 +292,7 @@ mod tests {
         };
         for error in [&target, &read_only] {
             let message = context(Asker::Peer).failure("m", error).message;
-            assert!(!message.contains("-o ") && !message.contains("--overwrite"), "{message}");
+            assert!(!message.contains("-o "), "{message}");
         }
         assert_eq!(
             context(Asker::GetToStdout).failure("m", &JobError::Interrupted).message,

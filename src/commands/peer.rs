@@ -1,6 +1,7 @@
 //! `enxame peer`: shares a folder until a signal ends it, and fetches into it first if told so.
 
 use actix::{Actor, Context, Handler, Message};
+use enxame_actors::base::What;
 use enxame_actors::peer::tracker_link::TrackerNews;
 use enxame_actors::peer::{Job, Peer, PeerConfig};
 
@@ -41,7 +42,11 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
             human::bytes(shared.bytes),
             args.root.join(args.id.as_str()).join("files").display()
         ));
-        let job = (!args.get.is_empty()).then(|| fetch(ui, args, &peer));
+        for unfinished in peer.unfinished() {
+            ui.note(format_args!("enxame: goes on with {} ({})", unfinished.name, unfinished.id.short()));
+        }
+        let is_idle = args.get.is_empty() && peer.unfinished().is_empty();
+        let job = (!is_idle).then(|| fetch(ui, args, &peer));
         signals.next().await;
         signals
             .or_at_once(async {
@@ -56,11 +61,15 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
     })
 }
 
-/// Starts to fetch what `--get` asks for. What fails is told, and the peer shares on.
+/// Goes on with what an earlier run began, and starts to fetch what `--get` asks for. What fails is
+/// told, and the peer shares on.
 fn fetch(ui: &Ui, args: &PeerArgs, peer: &Peer) -> Job {
     let context = JobContext { trackers: args.tracker.addresses(), asker: Asker::Peer };
-    let reporter = Reporter::new(ui.clone(), context, title(&args.get)).start();
-    let job = peer.fetch(args.get.clone(), false, reporter.clone().recipient());
+    let begun = peer.unfinished().iter().map(|unfinished| What::from(unfinished.id));
+    let reporter =
+        Reporter::new(ui.clone(), context, title(&begun.chain(args.get.clone()).collect::<Vec<_>>()));
+    let reporter = reporter.start();
+    let job = peer.go_on(args.get.clone(), args.overwrite, reporter.clone().recipient());
     let over = job.clone();
     actix_rt::spawn(async move {
         over.wait().await;

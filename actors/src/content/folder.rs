@@ -166,6 +166,16 @@ impl Folder {
         Ok((file, Stamp::from_stat(&stat)))
     }
 
+    /// The handle of a folder below this one; the path is empty for this one, and may end in `/`.
+    ///
+    /// # Errors
+    /// There is none, or a link is on the way to it.
+    pub(super) fn open_folder(&self, path: &str) -> io::Result<OwnedFd> {
+        let path = path.trim_end_matches('/');
+        let path = if path.is_empty() { "." } else { path };
+        open_below(self.dir(), path, FOLDER_FLAGS)
+    }
+
     /// The handle of the folder in which `name` stands or will stand, created if it is missing.
     ///
     /// # Errors

@@ -174,6 +174,7 @@ mod tests {
                 (name("being written"), stamp(9, now - 1)),
             ],
             skipped: vec![],
+            ..Scan::default()
         };
         let known = Cached { stamp: old(7), proof: proof_of(b"f") };
         let cached = HashMap::from([(name("known"), known.clone()), (name("known otherwise"), known)]);

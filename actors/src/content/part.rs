@@ -6,25 +6,30 @@
 //! that has to be fetched again.
 //!
 //! The final name appears by one rename, of a file whose spans were all verified.
+//!
+//! A part file is named by its id, so it does not say what it is to be called. Whoever goes on with
+//! it by himself, without being asked again, leaves a *note* beside it: a file of one line, the name.
+//! A part and its note are found together, moved together, and deleted by who wants neither.
 
 use std::fs::{File, Permissions};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rustix::fs::{
-    Advice, AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, fadvise, fallocate,
-    flock, fstat, fstatvfs, openat, seek, statat, unlinkat,
+    Advice, AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, StatVfs, fadvise,
+    fallocate, flock, fstat, fstatvfs, openat, seek, statat, unlinkat,
 };
 use rustix::io::Errno;
 
 use super::folder::{Folder, Stamp, publish};
 use super::tree::{Proof, hash_file, hash_spans};
-use crate::base::limits::RESERVED_PREFIX;
+use crate::base::limits::{JOB_IN_FLIGHT_BYTES, MAX_COMPONENT_BYTES, RESERVED_PREFIX};
 use crate::base::{FileId, FileName, Geometry, SpanIndex, SpanSet};
 
 /// How far the time of last change of a finished file is put back, so that its stamp is settled at
@@ -34,6 +39,11 @@ const FINISHED_AGE: Duration = Duration::from_secs(3);
 
 /// How often a part file that is swapped under our hands is opened anew.
 const OPEN_ATTEMPTS: usize = 8;
+
+/// What the name of a part file ends with.
+const PART_SUFFIX: &str = ".part";
+/// What the name of a note ends with.
+pub(super) const NOTE_SUFFIX: &str = ".want";
 
 /// Rights of a finished file, before the umask.
 const FINISHED_MODE: u32 = 0o666;
@@ -177,16 +187,34 @@ impl PartFile {
     /// # Errors
     /// [`PartError::Locked`]; no room, no right to write, no such folder.
     pub fn open(folder: &Folder, target: &FileName, proof: &Proof) -> Result<PartFile, PartError> {
+        PartFile::open_and(folder, target, proof, false)
+    }
+
+    /// [`PartFile::open`], with a note beside it by which [`unfinished`] finds it.
+    ///
+    /// # Errors
+    /// As [`PartFile::open`].
+    pub fn open_noted(folder: &Folder, target: &FileName, proof: &Proof) -> Result<PartFile, PartError> {
+        PartFile::open_and(folder, target, proof, true)
+    }
+
+    fn open_and(
+        folder: &Folder,
+        target: &FileName,
+        proof: &Proof,
+        is_noted: bool,
+    ) -> Result<PartFile, PartError> {
         let target_path = folder.path_of(target);
-        let part_name = format!("{RESERVED_PREFIX}-{}.part", proof.id());
+        let part_name = part_name(proof.id());
         let part_path = target_path.with_file_name(&part_name);
         let disk = |source: io::Error| PartError::Disk { path: part_path.clone(), source };
         let dir = folder.create_parents(target).map_err(disk)?;
         let (file, begun) = open_locked(&dir, &part_name, &part_path)?;
-        if let Err(error) = make_room(&file, proof.geometry()) {
+        let noted = if is_noted { note(&dir, proof.id(), target.last()) } else { Ok(()) };
+        if let Err(error) = noted.and_then(|()| make_room(&file, proof.geometry())) {
             if begun {
                 // Nothing is in it, and it may hold what room there was.
-                let _ = unlinkat(&dir, &part_name, AtFlags::empty());
+                remove_part(&dir, proof.id()).map_err(disk)?;
             }
             return Err(disk(error));
         }
@@ -244,6 +272,45 @@ impl PartFile {
             }
         }
         Ok(have)
+    }
+
+    /// Takes over the spans that an older file has at the same place: what of a new version need not
+    /// be fetched. They enter as what comes over the network does, so a file that changes while it is
+    /// read does no harm. All cores read, each holds one span.
+    ///
+    /// # Errors
+    /// Writing failed. What cannot be read is left to be fetched.
+    pub fn adopt(&self, older: &File) -> io::Result<()> {
+        let geometry = self.data.proof.geometry();
+        let Ok(older_len) = older.metadata().map(|metadata| metadata.len()) else { return Ok(()) };
+        let is_there =
+            |span: &SpanIndex| geometry.offset(*span) + geometry.len_bytes(*span) as u64 <= older_len;
+        let wanted: Vec<SpanIndex> =
+            geometry.all_spans().filter(is_there).filter(|span| !self.data.has(*span)).collect();
+        let next = AtomicUsize::new(0);
+        let worker = || {
+            let mut data = Vec::new();
+            while let Some(span) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                data.resize(geometry.len_bytes(*span), 0);
+                if older.read_exact_at(&mut data, geometry.offset(*span)).is_err() {
+                    break;
+                }
+                self.store(*span, &data)?;
+            }
+            Ok(())
+        };
+        let memory = (JOB_IN_FLIGHT_BYTES / geometry.span_len_bytes()).max(1) as usize;
+        let workers = rayon::current_num_threads().min(memory);
+        (0..workers).into_par_iter().with_max_len(1).try_for_each(|_| worker())
+    }
+
+    /// Makes sure of the room that the whole file needs, as [`PartFile::open`] does: for who goes on
+    /// after the disk was full.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn make_room(&self) -> io::Result<()> {
+        make_room(&self.data.file, self.data.proof.geometry())
     }
 
     /// The spans that do not lie wholly in a hole. A hole in place of zeros that were written
@@ -322,6 +389,7 @@ impl PartFile {
                 let stamp = Stamp::of(&self.data.file).map_err(disk)?;
                 // It is finished once, for that takes the part file.
                 let _ = self.data.finished.set(stamp);
+                self.forget_note();
                 Ok(stamp)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.settle_for_existing(),
@@ -380,9 +448,131 @@ impl PartFile {
     /// # Errors
     /// What the disk says.
     pub fn discard(self) -> Result<(), PartError> {
-        unlinkat(&self.dir, &self.part_name, AtFlags::empty())
-            .map_err(|error| PartError::Disk { path: self.part_path.clone(), source: error.into() })
+        remove_part(&self.dir, self.data.proof.id())
+            .map_err(|source| PartError::Disk { path: self.part_path.clone(), source })
     }
+
+    /// The file has its name. A note that stays behind is found to be without a part, and removed.
+    fn forget_note(&self) {
+        if let Err(error) = remove(&self.dir, &note_name(self.data.proof.id())) {
+            log::warn!("the note beside {} cannot be removed: {error}", self.target_path.display());
+        }
+    }
+}
+
+fn part_name(id: FileId) -> String {
+    format!("{RESERVED_PREFIX}-{id}{PART_SUFFIX}")
+}
+
+fn note_name(id: FileId) -> String {
+    format!("{RESERVED_PREFIX}-{id}{NOTE_SUFFIX}")
+}
+
+/// Removes what may be there.
+fn remove(dir: &OwnedFd, name: &str) -> io::Result<()> {
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes a part and its note. In this order: a note alone says nothing, a part alone is litter.
+fn remove_part(dir: &OwnedFd, id: FileId) -> io::Result<()> {
+    remove(dir, &part_name(id))?;
+    remove(dir, &note_name(id))
+}
+
+/// Notes what a part is to be called.
+fn note(dir: &OwnedFd, id: FileId, leaf: &str) -> io::Result<()> {
+    let name = note_name(id);
+    if read_note(dir, &name).is_ok_and(|noted| noted == leaf) {
+        return Ok(());
+    }
+    // Never into what stands there: it may be somebody's link.
+    remove(dir, &name)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let mut file = File::from(openat(dir, &name, flags, Mode::from_raw_mode(0o600))?);
+    file.write_all(format!("{leaf}\n").as_bytes())
+}
+
+/// The name in a note. Its line end says that all of it is there: no name has one.
+fn read_note(dir: &OwnedFd, name: &str) -> io::Result<String> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::from(openat(dir, name, flags, Mode::empty())?);
+    let mut text = String::new();
+    file.take(MAX_COMPONENT_BYTES as u64 + 1).read_to_string(&mut text)?;
+    let leaf = text.strip_suffix('\n').ok_or_else(|| io::Error::other("it is cut short"))?;
+    Ok(leaf.to_owned())
+}
+
+/// A download into a shared folder that was begun and is not finished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The content.
+    pub id: FileId,
+    /// Its name below the folder.
+    pub name: FileName,
+}
+
+/// What was begun in a folder and is not finished, by the notes that a walk found in it (paths below
+/// the folder). Notes without a part, which a crash leaves behind, are removed.
+pub fn unfinished(folder: &Folder, notes: &[String]) -> Vec<Unfinished> {
+    let mut found = Vec::new();
+    for path in notes {
+        match unfinished_by(folder, path) {
+            Ok(unfinished) => found.extend(unfinished),
+            Err(error) => log::warn!("{}/{path} is passed over: {error}", folder.path().display()),
+        }
+    }
+    found
+}
+
+fn unfinished_by(folder: &Folder, path: &str) -> io::Result<Option<Unfinished>> {
+    let nonsense = || io::Error::other("it is no note of a download");
+    let (prefix, note) = path.split_at(path.rfind('/').map_or(0, |slash| slash + 1));
+    let id = note.strip_prefix(RESERVED_PREFIX).and_then(|rest| rest.strip_prefix('-'));
+    let id = id.and_then(|rest| rest.strip_suffix(NOTE_SUFFIX)).and_then(|id| id.parse::<FileId>().ok());
+    let id = id.ok_or_else(nonsense)?;
+    let dir = folder.open_folder(prefix)?;
+    match statat(&dir, part_name(id), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => {}
+        Err(Errno::NOENT) => {
+            remove(&dir, note)?;
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let leaf: FileName = read_note(&dir, note)?.parse().map_err(io::Error::other)?;
+    let name: FileName = format!("{prefix}{leaf}").parse().map_err(io::Error::other)?;
+    // One part: a note says nothing of other folders.
+    if leaf.components().count() == 1 { Ok(Some(Unfinished { id, name })) } else { Err(nonsense()) }
+}
+
+/// Removes what an earlier download left of a content that stands at its place already, unless
+/// somebody is writing it.
+///
+/// # Errors
+/// What the disk says.
+pub fn discard_leftover(folder: &Folder, target: &FileName, id: FileId) -> io::Result<()> {
+    let prefix = target.as_str().strip_suffix(target.last()).unwrap_or_default();
+    let dir = folder.open_folder(prefix)?;
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    match openat(&dir, part_name(id), flags, Mode::empty()) {
+        Ok(part) => match flock(&part, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Ok(()),
+            Ok(()) | Err(_) => remove_part(&dir, id),
+        },
+        Err(Errno::NOENT) => remove(&dir, &note_name(id)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether so many bytes fit onto the disk of a folder.
+///
+/// # Errors
+/// They do not ([`io::ErrorKind::StorageFull`]), or it cannot be told.
+pub fn room_for(folder: &Folder, size: u64) -> io::Result<()> {
+    room_on(&fstatvfs(folder.dir())?, size)
 }
 
 /// Opens the part file, or begins one, and locks it; whether it was begun.
@@ -461,9 +651,12 @@ fn make_room(file: &File, geometry: &Geometry) -> io::Result<()> {
 /// does not suffice, and everybody else on that disk meets a full one meanwhile.
 fn check_room(file: &File, size: u64) -> io::Result<()> {
     const STAT_BLOCK_BYTES: u64 = 512;
-    let disk = fstatvfs(file)?;
     let held = file.metadata()?.blocks().saturating_mul(STAT_BLOCK_BYTES);
-    let (needed, free) = (size.saturating_sub(held), disk.f_bavail.saturating_mul(disk.f_frsize));
+    room_on(&fstatvfs(file)?, size.saturating_sub(held))
+}
+
+fn room_on(disk: &StatVfs, needed: u64) -> io::Result<()> {
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     // Some file systems say nothing of their size.
     if disk.f_blocks > 0 && needed > free {
         let why = format!("{needed} bytes more are needed, {free} are free");
@@ -737,6 +930,140 @@ mod tests {
         let PartError::Disk { source, .. } = &error else { panic!("{error}") };
         assert_eq!(source.kind(), io::ErrorKind::StorageFull, "{error}");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn of_an_older_file_the_spans_that_are_the_same_are_taken_over_and_nothing_else() {
+        let place = Place::new();
+        let new = data(9 * SPAN + 100);
+        for (older, same) in [
+            (Vec::new(), 0),
+            (new[..SPAN - 1].to_vec(), 0),
+            (new[..4 * SPAN + 1].to_vec(), 4),
+            (new.clone(), 10),
+            ([&new[..], &[7; 5000]].concat(), 10),
+            // one byte changed, in the first, the last, and a middle span
+            ([&[!new[0]], &new[1..]].concat(), 9),
+            ([&new[..new.len() - 1], &[!new[new.len() - 1]]].concat(), 9),
+            ([&new[..5 * SPAN], &[!new[5 * SPAN]], &new[5 * SPAN + 1..]].concat(), 9),
+            // moved by a byte: what is at other places is not looked for
+            ([&[7], &new[..]].concat(), 0),
+        ] {
+            fs::write(place.path("older"), &older).unwrap();
+            let before = place.folder.open_file(&"older".parse().unwrap()).unwrap();
+            let part = place.part("file", &new);
+            part.adopt(&before.0).unwrap();
+            let had = part.share().had();
+            assert_eq!(had.count(), same, "{} bytes", older.len());
+            let mut read = Vec::new();
+            for span in part.proof().geometry().all_spans().filter(|span| had.contains(*span)) {
+                assert!(part.read_span(span, &mut read).unwrap());
+            }
+            assert!(part.recover().unwrap() == had, "nothing else was written");
+            assert_eq!(Stamp::of(&before.0).unwrap(), before.1, "the older file is only read");
+            part.discard().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_older_file_that_changes_while_it_is_read_puts_nothing_wrong_into_the_part() {
+        let place = Place::new();
+        let new = data(80 * SPAN);
+        fs::write(place.path("older"), &new).unwrap();
+        let part = place.part("file", &new);
+        let older = File::options().read(true).write(true).open(place.path("older")).unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for at in (0..80 * SPAN as u64).rev().step_by(4096) {
+                    older.write_all_at(&[0x55; 64], at.saturating_sub(64)).unwrap();
+                }
+                older.set_len(SPAN as u64).unwrap();
+            });
+            part.adopt(&older).unwrap();
+            writer.join().unwrap();
+        });
+        let had = part.share().had();
+        assert!(part.recover().unwrap() == had);
+        store_all(&part, &new);
+        part.finish(false).unwrap();
+        assert!(fs::read(place.path("file")).unwrap() == new);
+    }
+
+    fn notes_of(place: &Place) -> Vec<Unfinished> {
+        unfinished(&place.folder, &super::super::scan::walk(&place.folder).unwrap().notes)
+    }
+
+    #[test]
+    fn what_was_begun_with_a_note_is_found_under_its_name_until_it_is_finished() {
+        let place = Place::new();
+        let bytes = data(2 * SPAN);
+        let proof = proof_of(&bytes);
+        let name: FileName = "dir/größe 🐝.bin".parse().unwrap();
+        let part = PartFile::open_noted(&place.folder, &name, &proof).unwrap();
+        store_all(&part, &bytes);
+        let expected = [Unfinished { id: proof.id(), name: name.clone() }];
+        assert_eq!(notes_of(&place), expected);
+        drop(part);
+        assert_eq!(notes_of(&place), expected);
+        // the other kind of download neither needs a note nor takes it away
+        drop(PartFile::open(&place.folder, &name, &proof).unwrap());
+        assert_eq!(notes_of(&place), expected);
+        let part = PartFile::open_noted(&place.folder, &name, &proof).unwrap();
+        part.recover().unwrap();
+        part.finish(false).unwrap();
+        assert_eq!(notes_of(&place), []);
+        assert_eq!(fs::read_dir(place.path("dir")).unwrap().count(), 1, "the file alone");
+
+        PartFile::open_noted(&place.folder, &name, &proof).unwrap().discard().unwrap();
+        assert_eq!(fs::read_dir(place.path("dir")).unwrap().count(), 1);
+        drop(PartFile::open_noted(&place.folder, &name, &proof).unwrap());
+        discard_leftover(&place.folder, &name, proof.id()).unwrap();
+        discard_leftover(&place.folder, &name, proof.id()).unwrap();
+        assert_eq!(fs::read_dir(place.path("dir")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_somebody_is_writing_is_no_leftover() {
+        let place = Place::new();
+        let bytes = data(2 * SPAN);
+        let part = place.part("file", &bytes);
+        discard_leftover(&place.folder, &"file".parse().unwrap(), part.proof().id()).unwrap();
+        assert!(part.path().exists());
+    }
+
+    #[test]
+    fn a_note_that_is_cut_strange_or_alone_names_nothing_and_writes_nowhere() {
+        let place = Place::new();
+        let proof = proof_of(&data(2 * SPAN));
+        let note_path = place.path(&note_name(proof.id()));
+        drop(place.part("file", &data(2 * SPAN)));
+        for text in
+            ["", "fil", "\n", "..\n", "../file\n", "sub/file\n", "/etc/x\n", ".enxame\n", "a\nb\n", "a\0\n"]
+        {
+            fs::write(&note_path, text).unwrap();
+            assert_eq!(notes_of(&place), [], "{text:?}");
+        }
+        fs::write(&note_path, "x".repeat(1 << 20) + "\n").unwrap();
+        assert_eq!(notes_of(&place), []);
+        fs::write(&note_path, b"\xff\n").unwrap();
+        assert_eq!(notes_of(&place), []);
+        assert!(
+            unfinished(&place.folder, &[".enxame-zz.want".into(), "gone/.enxame-1.want".into()]).is_empty()
+        );
+
+        // a link in its place is neither read nor written through
+        fs::write(place.path("victim"), "victim\n").unwrap();
+        fs::remove_file(&note_path).unwrap();
+        std::os::unix::fs::symlink("victim", &note_path).unwrap();
+        assert_eq!(notes_of(&place), []);
+        drop(PartFile::open_noted(&place.folder, &"file".parse().unwrap(), &proof).unwrap());
+        assert_eq!(fs::read_to_string(place.path("victim")).unwrap(), "victim\n");
+        assert_eq!(notes_of(&place).len(), 1, "it was written anew");
+
+        // alone, it is what a crash between the rename and its removal leaves
+        fs::remove_file(place.path(&part_name(proof.id()))).unwrap();
+        assert_eq!(notes_of(&place), []);
+        assert!(!note_path.exists());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
 use super::folder::{Folder, Stamp};
+use super::part::NOTE_SUFFIX;
 use crate::base::limits::MAX_FILES_PER_PEER;
 use crate::base::{FileName, NameError};
 
@@ -19,6 +20,8 @@ pub struct Scan {
     pub files: Vec<(FileName, Stamp)>,
     /// What cannot: its path below the folder, made readable, and why.
     pub skipped: Vec<(String, SkipReason)>,
+    /// Paths below the folder of notes that unfinished downloads left, see [`super::part`].
+    pub notes: Vec<String>,
 }
 
 /// Why something in the folder is not shared.
@@ -77,7 +80,12 @@ impl Scan {
             // A folder's path obeys the rules of names too, or no file in it could.
             let name: FileName = match format!("{prefix}{text}").parse() {
                 Ok(name) => name,
-                Err(NameError::Ours) => continue,
+                Err(NameError::Ours) => {
+                    if text.ends_with(NOTE_SUFFIX) && self.notes.len() < MAX_FILES_PER_PEER {
+                        self.notes.push(format!("{prefix}{text}"));
+                    }
+                    continue;
+                }
                 Err(why) => {
                     self.skip(prefix, leaf, SkipReason::Name(why));
                     continue;
@@ -153,8 +161,15 @@ mod tests {
         fs::create_dir_all(path("sub/empty")).unwrap();
         fs::create_dir_all(path("con")).unwrap();
         fs::create_dir_all(path(".enxame")).unwrap();
-        for name in ["plain", "sub/größe 🐝", "con/file", "bad\nname", ".enxame/index", ".enxame-1.part"]
-        {
+        for name in [
+            "plain",
+            "sub/größe 🐝",
+            "con/file",
+            "bad\nname",
+            ".enxame/index",
+            ".enxame-1.part",
+            "sub/.enxame-1.want",
+        ] {
             fs::write(path(name), "12345").unwrap();
         }
         fs::write(root.path().join(OsStr::from_bytes(b"sub/\xff")), "x").unwrap();
@@ -165,10 +180,11 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
 
         let folder = Folder::open(root.path()).unwrap();
-        let Scan { mut files, mut skipped } = walk(&folder).unwrap();
+        let Scan { mut files, mut skipped, notes } = walk(&folder).unwrap();
         files.sort_by(|a, b| a.0.cmp(&b.0));
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["plain", "sub/größe 🐝"]);
+        assert_eq!(notes, ["sub/.enxame-1.want"]);
         for (name, stamp) in &files {
             assert_eq!(*stamp, folder.open_file(name).unwrap().1, "the walk and the handle agree");
         }

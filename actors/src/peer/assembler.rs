@@ -18,9 +18,9 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 
-use crate::base::{FileId, FileName, SpanIndex, SpanSet};
+use crate::base::{FileId, FileName, Geometry, SpanIndex, SpanSet};
 use crate::content::folder::{Folder, Stamp};
-use crate::content::part::{Existing, PartData, PartError, PartFile, existing};
+use crate::content::part::{Existing, PartData, PartError, PartFile, discard_leftover, existing, room_for};
 use crate::content::tree::{Proof, hash_file};
 use crate::peer::events::JobError;
 use crate::plan::FileIndex;
@@ -37,6 +37,8 @@ pub struct Place {
     pub name: FileName,
     /// Whether another content there is replaced.
     pub overwrite: bool,
+    /// Whether a later run of this process goes on by itself with what this one cannot finish.
+    pub is_noted: bool,
 }
 
 impl Place {
@@ -169,10 +171,14 @@ pub struct Prepare {
 }
 
 /// What stands at the place of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Prepared {
     /// Nothing, or what may be replaced.
-    Free,
+    Free {
+        /// The folder that stands at the place's path now, if it is another one than the place has:
+        /// the disk was away, or somebody has put it back.
+        moved: Option<Arc<Folder>>,
+    },
     /// The same content already.
     Same(Stamp),
 }
@@ -186,16 +192,31 @@ impl Handler<Prepare> for Assembler {
 }
 
 fn prepare(place: &Place, id: FileId, size: u64) -> Result<Prepared, JobError> {
-    match existing(&place.folder, &place.name, id, size) {
-        Ok(Existing::Nothing) => Ok(Prepared::Free),
-        Ok(Existing::Same(stamp)) => Ok(Prepared::Same(stamp)),
-        Ok(Existing::Other) if place.overwrite => Ok(Prepared::Free),
-        Ok(Existing::Other) => Err(JobError::TargetExists(place.path())),
-        Err(error) => Err(place.trouble(error)),
+    let trouble = |error| place.trouble(error);
+    let now = Folder::open(place.folder.path()).map_err(trouble)?;
+    let is_another = now.identity().map_err(trouble)? != place.folder.identity().map_err(trouble)?;
+    let moved = is_another.then(|| Arc::new(now));
+    let folder = moved.as_ref().unwrap_or(&place.folder);
+    match existing(folder, &place.name, id, size).map_err(trouble)? {
+        Existing::Same(stamp) => {
+            if let Err(error) = discard_leftover(folder, &place.name, id) {
+                log::warn!("what was left of {} cannot be removed: {error}", place.path().display());
+            }
+            return Ok(Prepared::Same(stamp));
+        }
+        Existing::Other if !place.overwrite => return Err(JobError::TargetExists(place.path())),
+        Existing::Other | Existing::Nothing => {}
     }
+    // A part file sees to the room itself when it is begun. Other files are written when they have
+    // come, and then it is late: they would be fetched, in vain, as often as they are tried.
+    if Geometry::new(size).is_some_and(|geometry| geometry.is_single()) {
+        room_for(folder, size).map_err(trouble)?;
+    }
+    Ok(Prepared::Free { moved })
 }
 
-/// Begin to put a file together.
+/// Begin to put a file together, or go on with it if it was begun: its room is made sure of, and it
+/// has what it had.
 #[derive(Message)]
 #[rtype(result = "Result<Begun, JobError>")]
 pub struct Begin {
@@ -234,25 +255,48 @@ impl Handler<Begin> for Assembler {
                 return Box::pin(fut::ready(Ok(nothing)));
             }
             Output::Place(place) if proof.geometry().is_single() => {
-                self.files.insert(file, Assembly::Whole { place, proof, is_storing: false });
+                let whole = Assembly::Whole { place, proof, is_storing: false };
+                self.files.entry(file).or_insert(whole);
                 return Box::pin(fut::ready(Ok(nothing)));
             }
             Output::Place(place) => place,
         };
+        if let Some(Assembly::Part(part)) = self.files.get(&file)
+            && *part.file.proof() == proof
+        {
+            let part = Arc::clone(&part.file);
+            let gone_on = self.on_disk(move || {
+                part.make_room().map_err(|error| disk_trouble(part.path().to_owned(), error))?;
+                Ok(Begun { had: part.share().had(), part: Some(part.share()) })
+            });
+            return Box::pin(gone_on.into_actor(self));
+        }
         let overwrite = place.overwrite;
-        let begun = self.on_disk(move || -> Result<_, JobError> {
-            let part = PartFile::open(&place.folder, &place.name, &proof)?;
-            let had = part.recover().map_err(|error| disk_trouble(part.path().to_owned(), error))?;
-            Ok((Arc::new(part), had))
-        });
+        let begun = self.on_disk(move || begin_part(&place, &proof));
         Box::pin(begun.into_actor(self).map(move |begun, assembler, _| {
-            let (part, had) = begun?;
-            let begun = Begun { had, part: Some(part.share()) };
-            let part = Part { file: part, overwrite, storing: 0, finishing: None };
+            let file_begun = Arc::new(begun?);
+            let begun = Begun { had: file_begun.share().had(), part: Some(file_begun.share()) };
+            let part = Part { file: file_begun, overwrite, storing: 0, finishing: None };
             assembler.files.insert(file, Assembly::Part(part));
             Ok(begun)
         }))
     }
+}
+
+/// Opens a part file and finds out what of the content is on disk already: in the part, and in the
+/// older file that is to be replaced.
+fn begin_part(place: &Place, proof: &Proof) -> Result<PartFile, JobError> {
+    let open = if place.is_noted { PartFile::open_noted } else { PartFile::open };
+    let part = open(&place.folder, &place.name, proof)?;
+    let trouble = |error| disk_trouble(part.path().to_owned(), error);
+    let had = part.recover().map_err(trouble)?;
+    if place.overwrite
+        && !had.is_full()
+        && let Ok((older, _)) = place.folder.open_file(&place.name)
+    {
+        part.adopt(&older).map_err(trouble)?;
+    }
+    Ok(part)
 }
 
 /// Spans that came, one behind the other in one buffer. The answer gives the buffer back, and is the

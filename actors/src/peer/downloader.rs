@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
@@ -17,7 +17,7 @@ use crate::base::limits::{
     JOB_IN_FLIGHT_BYTES, JOB_TICK, MAX_DOWNLOAD_CONNECTIONS, MAX_PEERS_IN_FLIGHT, STALL_TIMEOUT,
     STANDSTILL_TIMEOUT,
 };
-use crate::base::{FileId, FileName, Geometry, PeerId, Question, SpanIndex, SpanSet, What};
+use crate::base::{FileId, FileName, PeerId, Question, SpanIndex, SpanSet, What};
 use crate::content::folder::{Folder, Stamp};
 use crate::content::tree::{Proof, SpanHash};
 use crate::peer::assembler::{
@@ -25,7 +25,7 @@ use crate::peer::assembler::{
     StopAssembling, StreamAdvanced,
 };
 use crate::peer::events::{FileDone, JobError, JobEvent, Progress, SourceState};
-use crate::peer::job_file::{JobFile, Stage, Target};
+use crate::peer::job_file::{JobFile, PATIENCE_FIRST, PATIENCE_LONGEST, Stage, Target};
 use crate::peer::library::AddFile;
 use crate::peer::shelf::Lend;
 use crate::peer::source_connection::{Order, SourceConfig, SourceConnection, SourceFact, SourceReport};
@@ -39,11 +39,6 @@ use crate::wire::tracker::{Candidate, Holder};
 const MAX_LARGE_FILES: usize = 8;
 /// How far an ordered output may run ahead of what was written: half of a job's memory.
 const STREAM_AHEAD_BYTES: u64 = JOB_IN_FLIGHT_BYTES / 2;
-
-/// First wait before a patient job tries again what could not be had; doubled up to the longest.
-const PATIENCE_FIRST: Duration = Duration::from_secs(1);
-/// Longest wait of a patient job.
-const PATIENCE_LONGEST: Duration = Duration::from_secs(30);
 
 /// Where a wanted file goes.
 pub enum Destination {
@@ -116,7 +111,8 @@ pub struct Downloader {
     wants: Vec<Option<(What, Destination)>>,
     overwrite: bool,
     is_patient: bool,
-    patience: Backoff,
+    /// How long to wait with what failed, each by itself.
+    patience: BTreeMap<String, Backoff>,
     tracker: Recipient<WhoHas>,
     memory: Recipient<Remember>,
     library: Option<Recipient<AddFile>>,
@@ -161,7 +157,7 @@ impl Downloader {
             wants,
             overwrite: config.overwrite,
             is_patient: config.is_patient,
-            patience: Backoff::new(PATIENCE_FIRST, PATIENCE_LONGEST),
+            patience: BTreeMap::new(),
             tracker: config.tracker,
             memory: config.memory,
             library: config.library,
@@ -209,7 +205,7 @@ impl Downloader {
         }
         if stage == Stage::Fetching && file.is_large() {
             self.large.insert(index);
-        } else if stage == Stage::Over {
+        } else if stage == Stage::Over || stage == Stage::Waiting {
             self.large.remove(&index);
         }
     }
@@ -270,14 +266,20 @@ impl Downloader {
     /// Says that a want cannot be had; a patient job tries it again later.
     fn fail_want(&mut self, what: What, to: Destination, error: JobError, ctx: &mut Context<Self>) {
         let is_final = !self.is_patient || !error.may_pass();
-        self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
+        let name = what.to_string();
+        self.events.do_send(JobEvent::Failed { what: name.clone(), error });
         if is_final {
             return;
         }
-        let want = self.wants.len();
-        self.wants.push(Some((what, to)));
+        let want = self.wants.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.wants.push(None);
+            self.wants.len() - 1
+        });
+        self.wants[want] = Some((what, to));
         self.unresolved += 1;
-        let wait = self.patience.next_wait(&mut self.rng);
+        let patience =
+            self.patience.entry(name).or_insert_with(|| Backoff::new(PATIENCE_FIRST, PATIENCE_LONGEST));
+        let wait = patience.next_wait(&mut self.rng);
         ctx.run_later(wait, move |job, ctx| {
             job.holders.forgive(Instant::now());
             job.ask_for(want, ctx);
@@ -329,22 +331,24 @@ impl Downloader {
             file.believe(first.size);
         }
         self.by_id.insert(file.id, index);
-        let prepare = match &file.target {
-            Target::Place(place) => Some(Prepare { place: place.clone(), id: file.id, size: file.size() }),
-            Target::Stream(_) => None,
-        };
         self.files.push(file);
         self.open_files += 1;
-        match prepare {
-            Some(prepare) => {
-                self.ask(prepare, ctx, move |job, prepared, ctx| job.prepared(index, prepared, ctx))
+        self.prepare(index, ctx);
+    }
+
+    fn prepare(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
+        let file = self.file(index);
+        match file.place().cloned() {
+            Some(place) => {
+                let prepare = Prepare { place, id: file.id, size: file.size() };
+                self.ask(prepare, ctx, move |job, prepared, ctx| job.prepared(index, prepared, ctx));
             }
-            None => self.prepared(index, Ok(Prepared::Free), ctx),
+            None => self.prepared(index, Ok(Prepared::Free { moved: None }), ctx),
         }
     }
 
     fn place(&self, folder: Arc<Folder>, name: FileName) -> Place {
-        Place { folder, name, overwrite: self.overwrite }
+        Place { folder, name, overwrite: self.overwrite, is_noted: self.is_patient }
     }
 
     /// The same content was asked for before: it is fetched once, and copied.
@@ -373,7 +377,10 @@ impl Downloader {
             return;
         }
         match prepared {
-            Ok(Prepared::Free) => {
+            Ok(Prepared::Free { moved }) => {
+                if let Some(folder) = moved {
+                    self.move_to(index, folder);
+                }
                 self.set_stage(index, Stage::Queued);
                 self.queue.push_back(index);
                 self.advance_queue(ctx);
@@ -384,6 +391,18 @@ impl Downloader {
                 self.done(index, Some(stamp), ctx);
             }
             Err(error) => self.fail(index, error, ctx),
+        }
+    }
+
+    /// Another folder stands where the file goes: what was begun in the former one is left there.
+    fn move_to(&mut self, index: FileIndex, folder: Arc<Folder>) {
+        let file = &mut self.files[index.0 as usize];
+        if let Target::Place(place) = &mut file.target {
+            place.folder = folder;
+        }
+        self.shelf.do_send(Lend::Ended { id: file.id });
+        if let Some(assembler) = &self.assembler {
+            assembler.do_send(Forget { file: index });
         }
     }
 
@@ -406,12 +425,11 @@ impl Downloader {
     /// Asks for what is missing to fetch a file: its proof first, then what each source has.
     fn engage(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
         let file = &self.files[index.0 as usize];
-        if file.stage != Stage::Fetching {
+        if file.stage != Stage::Fetching || file.is_beginning {
             return;
         }
-        if file.proof.is_none()
-            && let Some(geometry) = file.geometry().filter(Geometry::is_single)
-            && let Ok(proof) = Proof::new(file.id, geometry, Vec::new())
+        if !file.is_begun
+            && let Some(proof) = file.proof.clone().or_else(|| file.proof_of_single())
         {
             return self.begin(index, proof, ctx);
         }
@@ -460,10 +478,18 @@ impl Downloader {
                 None => return,
             },
         };
+        file.is_beginning = true;
         let begin = Begin { file: index, proof, output };
-        self.ask(begin, ctx, move |job, begun, ctx| match begun {
-            Ok(begun) => job.begun(index, begun, ctx),
-            Err(error) => job.fail(index, error, ctx),
+        self.ask(begin, ctx, move |job, begun, ctx| {
+            job.file(index).is_beginning = false;
+            match begun {
+                Ok(begun) => job.begun(index, begun, ctx),
+                Err(error) => job.fail(index, error, ctx),
+            }
+            // Another size may be believed since it was begun.
+            if !job.file(index).is_begun {
+                job.engage(index, ctx);
+            }
         });
     }
 
@@ -644,8 +670,8 @@ impl Downloader {
 
     fn done(&mut self, index: FileIndex, stamp: Option<Stamp>, ctx: &mut Context<Self>) {
         self.over(index);
-        self.patience.reset();
         let file = &self.files[index.0 as usize];
+        self.patience.remove(&file.what.to_string());
         let path = match &file.target {
             Target::Place(place) => Some(place.path()),
             Target::Stream(_) => None,
@@ -720,13 +746,19 @@ impl Downloader {
     }
 
     fn fail(&mut self, index: FileIndex, error: JobError, ctx: &mut Context<Self>) {
-        if self.file(index).stage == Stage::Over {
+        let file = self.file(index);
+        if file.stage == Stage::Over {
             return;
+        }
+        if matches!(error, JobError::Disk { .. }) && file.place().is_some() && self.is_patient {
+            return self.wait(index, error, ctx);
         }
         self.over(index);
         self.shelf.do_send(Lend::Ended { id: self.files[index.0 as usize].id });
         let file = self.file(index);
         file.has_failed = true;
+        // It may be asked for again, as another file of the job; this one needs it no more.
+        file.proof = None;
         let first = match &file.target {
             Target::Place(place) => Some((file.what.clone(), place.clone())),
             Target::Stream(_) => None,
@@ -747,6 +779,38 @@ impl Downloader {
         }
         self.advance_queue(ctx);
         self.end_if_over(ctx);
+    }
+
+    /// The disk refused a file of a patient job: it keeps what it has, and goes on later.
+    fn wait(&mut self, index: FileIndex, error: JobError, ctx: &mut Context<Self>) {
+        let file = &mut self.files[index.0 as usize];
+        if file.stage == Stage::Waiting {
+            // Of several spans that came at the same time, each met the same trouble.
+            return;
+        }
+        self.events.do_send(JobEvent::Failed { what: file.what.to_string(), error });
+        if file.stage == Stage::Finishing {
+            // Its part file is closed.
+            self.shelf.do_send(Lend::Ended { id: file.id });
+        }
+        file.is_begun = false;
+        file.asked_open.clear();
+        let wait = file.patience.next_wait(&mut self.rng);
+        self.set_stage(index, Stage::Waiting);
+        self.plan.remove_file(index);
+        ctx.run_later(wait, move |job, ctx| job.try_again(index, ctx));
+        self.want_connections(ctx);
+        self.advance_queue(ctx);
+    }
+
+    fn try_again(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
+        let file = self.file(index);
+        if file.stage == Stage::Waiting {
+            file.is_search_exhausted = false;
+            self.holders.forgive(Instant::now());
+            self.set_stage(index, Stage::Preparing);
+            self.prepare(index, ctx);
+        }
     }
 
     fn over(&mut self, index: FileIndex) {

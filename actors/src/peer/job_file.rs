@@ -10,7 +10,7 @@ use crate::base::{FileId, FileName, Geometry, PeerId, What};
 use crate::content::tree::Proof;
 use crate::peer::assembler::Place;
 use crate::peer::events::SourceShare;
-use crate::plan::{Holders, Rate, SourceId};
+use crate::plan::{Backoff, Holders, Rate, SourceId};
 use crate::wire::tracker::{Candidate, Holder};
 
 /// First wait before further holders of a file are looked for; doubled up to the longest. Others who
@@ -18,6 +18,11 @@ use crate::wire::tracker::{Candidate, Holder};
 const FIRST_SEARCH_AFTER: Duration = Duration::from_millis(250);
 /// Longest wait between two searches for further holders.
 const SEARCH_EVERY: Duration = Duration::from_secs(30);
+
+/// First wait before what failed is tried again; doubled up to the longest.
+pub(super) const PATIENCE_FIRST: Duration = Duration::from_secs(1);
+/// Longest such wait.
+pub(super) const PATIENCE_LONGEST: Duration = Duration::from_secs(30);
 
 /// How far a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +35,8 @@ pub(super) enum Stage {
     Fetching,
     /// All spans are there; it gets its final name.
     Finishing,
+    /// The disk refused, and is asked again in a while. What is there is served meanwhile.
+    Waiting,
     /// It is done or has failed.
     Over,
 }
@@ -65,6 +72,10 @@ pub(super) struct JobFile {
     pub proof: Option<Proof>,
     /// Whether the assembler and the plan have it.
     pub is_begun: bool,
+    /// Whether the assembler was told to begin, and has not answered.
+    pub is_beginning: bool,
+    /// How long to wait when the disk refuses.
+    pub patience: Backoff,
     /// Who was asked for the manifest, until it is overdue.
     pub manifest_from: Option<SourceId>,
     /// When that was.
@@ -110,6 +121,8 @@ impl JobFile {
             is_size_proved: false,
             proof: None,
             is_begun: false,
+            is_beginning: false,
+            patience: Backoff::new(PATIENCE_FIRST, PATIENCE_LONGEST),
             manifest_from: None,
             manifest_asked: now,
             asked_open: BTreeSet::new(),
@@ -144,6 +157,12 @@ impl JobFile {
     /// The geometry of the size believed; `None` for a size that no file has.
     pub(super) fn geometry(&self) -> Option<Geometry> {
         Geometry::new(self.claim)
+    }
+
+    /// What proves a file of one span: its id alone.
+    pub(super) fn proof_of_single(&self) -> Option<Proof> {
+        let geometry = self.geometry().filter(Geometry::is_single)?;
+        Proof::new(self.id, geometry, Vec::new()).ok()
     }
 
     /// Whether it has several spans, and so needs a manifest.

@@ -38,6 +38,7 @@ use crate::base::{FileId, FileName};
 use crate::content::cache::{Cache, Cached};
 use crate::content::folder::{Folder, Stamp, now_ns};
 use crate::content::index::{Entry, Index};
+use crate::content::part::Unfinished;
 use crate::content::tree::{Proof, is_hashed_in_parallel};
 use crate::wire::tracker::Listing;
 
@@ -93,6 +94,12 @@ pub struct GetListings;
 #[derive(Message)]
 #[rtype(result = "Result<FirstScan, FolderError>")]
 pub struct AwaitReady;
+
+/// What downloads of former runs were begun and are not finished? Told once, and found by the first
+/// look, see [`AwaitReady`].
+#[derive(Message)]
+#[rtype(result = "Vec<Unfinished>")]
+pub struct TakeUnfinished;
 
 /// Look at the folder now. The answer comes when what is gone or changed has been withdrawn; what is
 /// new is announced when it has been hashed. Costs little if nothing changed.
@@ -225,6 +232,8 @@ pub struct Library {
     /// Whether the last look failed: said once.
     lost: bool,
     skipped: HashSet<String>,
+    /// What the first look found, until it is taken.
+    unfinished: Vec<Unfinished>,
 
     /// What is to be hashed, per lane.
     pending: [BTreeMap<FileName, Stamp>; 2],
@@ -272,6 +281,7 @@ impl Library {
             waiting_next: Vec::new(),
             lost: false,
             skipped: HashSet::new(),
+            unfinished: Vec::new(),
             pending: Default::default(),
             lane_is_busy: [false; 2],
             hashing: HashMap::new(),
@@ -409,7 +419,7 @@ impl Library {
         };
         let look = Look {
             files: self.config.files(),
-            create: is_first,
+            is_first,
             // At the start nothing waits for calm: the peer is not ready before all is hashed.
             quiet: if is_first { Duration::ZERO } else { WATCH_QUIET },
             snapshot: self.index.snapshot(),
@@ -439,7 +449,8 @@ impl Library {
     }
 
     fn apply(&mut self, found: Found) {
-        let Found { changes, skipped, forgotten } = found;
+        let Found { changes, skipped, forgotten, unfinished } = found;
+        self.unfinished.extend(unfinished);
         let mut told = ListChanged::default();
         // The look began a while ago: what was entered since is newer than what it saw.
         for (name, stamp) in changes.gone {
@@ -712,6 +723,14 @@ impl Handler<AwaitReady> for Library {
             why: "the peer is stopping".into(),
         };
         Box::pin(async { receiver.await.unwrap_or(Err(stopped)) })
+    }
+}
+
+impl Handler<TakeUnfinished> for Library {
+    type Result = Vec<Unfinished>;
+
+    fn handle(&mut self, _: TakeUnfinished, _: &mut Context<Self>) -> Vec<Unfinished> {
+        std::mem::take(&mut self.unfinished)
     }
 }
 

@@ -12,12 +12,13 @@ use tokio::net::TcpListener;
 use crate::base::limits::{RESERVED_PREFIX, SHUTDOWN_STEP_TIMEOUT, TRACKER_START_TIMEOUT};
 use crate::base::{PeerId, What};
 use crate::content::folder::Folder;
+use crate::content::part::Unfinished;
 use crate::net::TrackerAddress;
 use crate::peer::block_server::{BlockServer, StopServing};
 use crate::peer::downloader::{AwaitJob, CancelJob, Destination, Downloader, DownloaderConfig, Want};
 use crate::peer::events::JobEvent;
 use crate::peer::library::{
-    self, AwaitReady, FirstScan, FolderError, Library, LibraryConfig, ListChanged, Subscribe,
+    self, AwaitReady, FirstScan, FolderError, Library, LibraryConfig, ListChanged, Subscribe, TakeUnfinished,
 };
 use crate::peer::memory::Memory;
 use crate::peer::shelf::{CloseShelf, Shelf};
@@ -81,6 +82,7 @@ pub struct Peer {
     id: PeerId,
     address: SocketAddr,
     first_scan: FirstScan,
+    unfinished: Vec<Unfinished>,
     files: Arc<Folder>,
     library: Addr<Library>,
     trackers: Addr<Trackers>,
@@ -119,9 +121,18 @@ impl Peer {
             memory: Some(memory.expect("it does not panic, and the runtime lives")),
         });
         let (shelf, server) = serve(&config.id, listener, Some(&library), &trackers, threads.turns());
-        let first_scan = FirstScan::default();
-        let mut peer =
-            Peer { id: config.id, address, first_scan, files, library, trackers, shelf, server, threads };
+        let mut peer = Peer {
+            id: config.id,
+            address,
+            first_scan: FirstScan::default(),
+            unfinished: Vec::new(),
+            files,
+            library,
+            trackers,
+            shelf,
+            server,
+            threads,
+        };
         match peer.get_ready(config.wants).await {
             Ok(()) => Ok(peer),
             Err(error) => {
@@ -149,6 +160,7 @@ impl Peer {
         if let Ok(first_scan) = self.library.send(AwaitReady).await {
             self.first_scan = first_scan?;
         }
+        self.unfinished = self.library.send(TakeUnfinished).await.unwrap_or_default();
         if is_alone { Ok(()) } else { Ok(self.registered().await?) }
     }
 
@@ -184,10 +196,35 @@ impl Peer {
     /// Starts to fetch files into the shared folder, each under its whole name. What cannot be had
     /// now is told as failed, and tried again until it can, or the job is cancelled.
     pub fn fetch(&self, wants: Vec<What>, overwrite: bool, events: Recipient<JobEvent>) -> Job {
+        self.start_job(&[], wants, overwrite, events)
+    }
+
+    /// [`Peer::fetch`], and in the same job what is [`Peer::unfinished`], each under the name that it
+    /// was to have. One job, for two would get in each other's way where both want the same file.
+    pub fn go_on(&self, wants: Vec<What>, overwrite: bool, events: Recipient<JobEvent>) -> Job {
+        self.start_job(&self.unfinished, wants, overwrite, events)
+    }
+
+    /// Downloads into its folder that former runs began and did not finish.
+    pub fn unfinished(&self) -> &[Unfinished] {
+        &self.unfinished
+    }
+
+    fn start_job(
+        &self,
+        unfinished: &[Unfinished],
+        wants: Vec<What>,
+        overwrite: bool,
+        events: Recipient<JobEvent>,
+    ) -> Job {
+        let go_on = |unfinished: &Unfinished| Want {
+            what: What::from(unfinished.id),
+            to: Destination::File { folder: Arc::clone(&self.files), name: unfinished.name.clone() },
+        };
         let share = |what| Want { what, to: Destination::Share(Arc::clone(&self.files)) };
         Job(Downloader::start(DownloaderConfig {
             us: self.id.clone(),
-            wants: wants.into_iter().map(share).collect(),
+            wants: unfinished.iter().map(go_on).chain(wants.into_iter().map(share)).collect(),
             overwrite,
             is_patient: true,
             listens_on: self.address,

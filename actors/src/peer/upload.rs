@@ -180,8 +180,7 @@ impl Connection {
         for span in spans.filter_map(|number| file.proof().geometry().span(u64::from(number))) {
             // Checked in front of every span: bytes of a changed file must not go out as the old id.
             if !file.is_unchanged() {
-                self.forget(id);
-                self.upload.suspect.do_send(Suspect { id });
+                self.suspect(id);
                 return self.answer(&[FromHolder::Missing { id }]).await;
             }
             if !file.has(span) {
@@ -191,6 +190,10 @@ impl Connection {
             let (first, offset, len) =
                 (geometry.first_block(span), geometry.offset(span), geometry.len_bytes(span));
             self.reader.stream_mut().send_blocks(first, file.file(), offset, len).await?;
+        }
+        // Behind the last one too: it should be withdrawn now, and not when somebody asks again.
+        if !file.is_unchanged() {
+            self.suspect(id);
         }
         Ok(())
     }
@@ -205,6 +208,12 @@ impl Connection {
             holder.address = seen_by(holder.address, from, self.reached_at);
         }
         self.answer(&[FromHolder::Holders { id, holders }]).await
+    }
+
+    /// The file is not what was hashed: it is not served any more, and looked at.
+    fn suspect(&mut self, id: FileId) {
+        self.forget(id);
+        self.upload.suspect.do_send(Suspect { id });
     }
 
     fn forget(&mut self, id: FileId) {

@@ -16,6 +16,7 @@ use crate::base::FileName;
 use crate::content::cache::Cache;
 use crate::content::folder::{Folder, Stamp, now_ns};
 use crate::content::index::{Changes, Entry, Snapshot};
+use crate::content::part::{Unfinished, unfinished};
 use crate::content::scan::walk;
 use crate::content::tree::hash_file;
 
@@ -32,8 +33,9 @@ pub(super) enum CacheSource {
 /// One look at the folder.
 pub(super) struct Look {
     pub(super) files: PathBuf,
-    /// Whether to create the folder if it is missing.
-    pub(super) create: bool,
+    /// Whether it is the first one: it creates the folder if that is missing, and finds what was
+    /// begun and not finished.
+    pub(super) is_first: bool,
     /// Files that changed less than this ago are left for later.
     pub(super) quiet: Duration,
     pub(super) snapshot: Snapshot,
@@ -57,6 +59,8 @@ pub(super) struct Found {
     pub(super) skipped: Vec<(String, String)>,
     /// What the cache knows and the folder does not have any more.
     pub(super) forgotten: Vec<FileName>,
+    /// What was begun and not finished; found by the first look.
+    pub(super) unfinished: Vec<Unfinished>,
 }
 
 impl Look {
@@ -76,7 +80,7 @@ impl Look {
 
     fn find(&mut self, cache: Option<&Cache>) -> io::Result<Found> {
         let folder =
-            if self.create { Folder::open_or_create(&self.files)? } else { Folder::open(&self.files)? };
+            if self.is_first { Folder::open_or_create(&self.files)? } else { Folder::open(&self.files)? };
         // Before the walk, so that no change falls between the two.
         if let Some(changed) = &self.changed {
             self.watch = Watch::of(&folder, self.watch.take(), changed);
@@ -87,8 +91,9 @@ impl Look {
         let there: BTreeSet<&FileName> = scan.files.iter().map(|(name, _)| name).collect();
         let forgotten = cached.keys().filter(|name| !there.contains(name)).cloned().collect();
         let skipped = scan.skipped.iter().map(|(path, why)| (path.clone(), why.to_string())).collect();
+        let unfinished = if self.is_first { unfinished(&folder, &scan.notes) } else { Vec::new() };
         let changes = self.snapshot.compare(scan, cached, moment_ns, self.quiet);
-        Ok(Found { changes, skipped, forgotten })
+        Ok(Found { changes, skipped, forgotten, unfinished })
     }
 }
 

@@ -15,7 +15,8 @@ use crate::base::limits::{RESERVED_PREFIX, WATCH_QUIET};
 use crate::content::folder::Folder;
 
 /// Changes that never calm down (a log that grows) are looked at after this long all the same.
-const WATCH_PATIENCE: Duration = WATCH_QUIET.saturating_mul(10);
+/// What changes all the time is withdrawn within a second.
+const WATCH_PATIENCE: Duration = WATCH_QUIET.saturating_mul(5);
 /// After a look rests this many times as long as it took: in a huge folder that changes all the
 /// time, looking takes at most a fifth of one core.
 const REST_FACTOR: u32 = 4;
