@@ -284,7 +284,7 @@ fn when_the_tick_is_over_it_is_hashed_once_more_and_cached() {
     let entry = |bytes: &[u8], settled| Entry { stamp, proof: proof_of(bytes), settled };
     library.index.insert(name("racy"), entry(b"first", false));
     let look_again = Changes { unsettled: vec![(name("racy"), stamp)], ..Changes::default() };
-    library.apply(Found { changes: look_again, skipped: vec![], forgotten: vec![] });
+    library.apply(Found { changes: look_again, skipped: vec![], forgotten: vec![], unfinished: vec![] });
     assert_eq!(library.pending[SMALL], BTreeMap::from([(name("racy"), stamp)]));
     assert!(library.index.get(&name("racy")).is_some(), "it stays in the list meanwhile");
 
