@@ -12,18 +12,22 @@
 //! | [`getter`] | a getter that says to a real holder what a test wants |
 //! | [`job`] | a download job as a test sees it: what it was asked for, and all that it told |
 //! | [`swarm`] | a real tracker and real peers in the test's system |
+//! | [`binary`] | the binary, run beside the actors of a test |
+//! | [`mounts`] | small disks that a test may fill |
 //! | [`probe`] | an actor that hands on what it is told |
 //!
 //! A test file takes it in with `mod support;`. Nothing here has a fixed port, and the only
 //! timers are those of the proxy, of the trickling holder, and of the harness's deadline.
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses its own part of the kit")]
 
+pub mod binary;
 pub mod files;
 pub mod getter;
 pub mod harness;
 pub mod holder;
 pub mod job;
 pub mod leaks;
+pub mod mounts;
 pub mod probe;
 pub mod proxy;
 pub mod swarm;

@@ -1,0 +1,83 @@
+//! Small disks that a test may fill, in a mount namespace of its own: nothing of it is seen outside,
+//! and nothing stays mounted, whatever happens to the test.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Set in the process that runs one test in its own namespace.
+const ALONE: &str = "ENXAME_TEST_ALONE";
+/// Set where a test that cannot mount is to fail instead of being skipped.
+const MUST_MOUNT: &str = "ENXAME_TESTS_MUST_MOUNT";
+
+/// Runs `body`, the whole of the calling test, where it may mount: in a process of its own, which is
+/// this test again. Where the system forbids that, it says so on the terminal, captured or not.
+pub fn with_mounts(body: impl FnOnce()) {
+    if std::env::var_os(ALONE).is_some() {
+        return body();
+    }
+    let name = std::thread::current().name().expect("libtest names the thread of a test").to_string();
+    let Some(unshare) = ways_to_unshare().into_iter().find(|way| can_mount(way)) else {
+        assert!(std::env::var_os(MUST_MOUNT).is_none(), "{name} needs to mount, and may not");
+        // Not by a macro: libtest would keep what it prints to itself.
+        let _ = writeln!(std::io::stderr(), "\nskipped: {name}: no file system can be mounted here");
+        return;
+    };
+    let binary = std::env::current_exe().expect("a test is a program");
+    let mut alone = Command::new("unshare");
+    alone.args(unshare).arg("--").arg(binary).args([&name, "--exact", "--nocapture", "--test-threads=2"]);
+    let output = alone.env(ALONE, "1").output().expect("unshare was there a moment ago");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let is_passed = output.status.success() && said.contains("1 passed");
+    assert!(is_passed, "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// As root, and as anybody where the system lets them have a user namespace.
+fn ways_to_unshare() -> [&'static [&'static str]; 2] {
+    [&["--mount"], &["--user", "--map-root-user", "--mount"]]
+}
+
+fn can_mount(unshare: &&[&str]) -> bool {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut command = Command::new("unshare");
+    command.args(*unshare).args(["--", "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(folder.path());
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+/// A file system in memory, of a fixed size.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Mounts it on this folder, with room for so many bytes of files.
+    pub fn mount(at: &Path, bytes: u64) -> SmallDisk {
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("mode=755,size={bytes}"), "tmpfs"])
+            .arg(at));
+        SmallDisk(at.to_path_buf())
+    }
+
+    /// Makes it larger or smaller.
+    pub fn resize(&self, bytes: u64) {
+        self.remount(&format!("size={bytes}"));
+    }
+
+    /// Has it refuse all writing, or not any more. Nothing may be open for writing.
+    pub fn set_read_only(&self, read_only: bool) {
+        self.remount(if read_only { "ro" } else { "rw" });
+    }
+
+    fn remount(&self, options: &str) {
+        run(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg("--lazy").arg(&self.0));
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("mount and umount are there");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
