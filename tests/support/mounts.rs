@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::harness::leave_panics_to_libtest;
+
 /// Set in the process that runs one test in its own namespace.
 const ALONE: &str = "ENXAME_TEST_ALONE";
 /// Set where a test that cannot mount is to fail instead of being skipped.
@@ -16,6 +18,7 @@ pub fn with_mounts(body: impl FnOnce()) {
     if std::env::var_os(ALONE).is_some() {
         return body();
     }
+    leave_panics_to_libtest();
     let name = std::thread::current().name().expect("libtest names the thread of a test").to_string();
     let Some(unshare) = ways_to_unshare().into_iter().find(|way| can_mount(way)) else {
         assert!(std::env::var_os(MUST_MOUNT).is_none(), "{name} needs to mount, and may not");
