@@ -84,9 +84,9 @@ fn what_does_not_fit_fails_before_it_is_fetched_and_is_fetched_when_there_is_roo
             let mut rng = test.rng();
             let disk_at = test.folder();
             let disk = SmallDisk::mount(&disk_at, 1 << 20);
-            for size in
-                [1, 4096, SPAN - 1, SPAN, SPAN + 1, 2 * SPAN, 7 * SPAN + 5, 12 * SPAN, 19 * SPAN + 4096]
-            {
+            let mut sizes = vec![1, 4096, SPAN - 1, SPAN, SPAN + 1, 2 * SPAN, 19 * SPAN + 4096];
+            sizes.extend((sizes.len()..20).map(|_| rng.usize(1..20 * SPAN)));
+            for size in sizes {
                 for makes_room in [false, true] {
                     let content = Content::random(&mut rng, size);
                     let (holder, tracker) = shared(&test, &content, Behaviour::Honest);
