@@ -496,8 +496,10 @@ fn one_of_two_files_with_one_name_has_to_be_chosen() {
         let tracker = tracker_of(&test, contents.iter().map(known).collect());
         let to = test.folder();
         let told = fetch(&test, tracker.address(), vec![into_folder("dir/x", &to)]).await;
+        let mut choices = contents.each_ref().map(known);
+        choices.sort_by_key(|choice| choice.id);
         match told.failed() {
-            JobError::Ambiguous(candidates) => assert_eq!(*candidates, contents.each_ref().map(known)),
+            JobError::Ambiguous(candidates) => assert_eq!(*candidates, choices),
             other => panic!("{other:?}"),
         }
         assert_eq!(holder.asked(), [], "nothing is guessed");
