@@ -1,11 +1,13 @@
 //! A download job as a test sees it: what it was asked for, and all that it told.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use actix::Recipient;
 use enxame_actors::base::{FileName, PeerId, What};
 use enxame_actors::content::folder::Folder;
+use enxame_actors::net::TrackerAddress;
 use enxame_actors::peer::events::{FileDone, JobError, JobEvent, SourceState};
 use enxame_actors::peer::{self, Destination, Fetch, FetchConfig, Want, open_folder};
 use tokio::sync::mpsc;
@@ -16,6 +18,24 @@ use super::probe::Probe;
 /// What somebody types.
 pub fn what(text: &str) -> What {
     text.parse().expect("it can be asked for")
+}
+
+/// The trackers of a peer or a job: one, or several.
+pub trait Trackers {
+    /// Where they are.
+    fn addresses(self) -> Vec<TrackerAddress>;
+}
+
+impl Trackers for SocketAddr {
+    fn addresses(self) -> Vec<TrackerAddress> {
+        vec![self.into()]
+    }
+}
+
+impl<const N: usize> Trackers for [SocketAddr; N] {
+    fn addresses(self) -> Vec<TrackerAddress> {
+        self.map(TrackerAddress::from).into()
+    }
 }
 
 /// A folder to fetch into.
@@ -83,20 +103,15 @@ pub struct Running {
 
 impl Running {
     /// Starts a fetch that replaces nothing.
-    pub fn start(test: &Test, tracker: std::net::SocketAddr, wants: Vec<Want>) -> Running {
-        Running::start_with(test, tracker, wants, false)
+    pub fn start(test: &Test, trackers: impl Trackers, wants: Vec<Want>) -> Running {
+        Running::start_with(test, trackers, wants, false)
     }
 
     /// Starts a fetch.
-    pub fn start_with(
-        test: &Test,
-        tracker: std::net::SocketAddr,
-        wants: Vec<Want>,
-        overwrite: bool,
-    ) -> Running {
+    pub fn start_with(test: &Test, trackers: impl Trackers, wants: Vec<Want>, overwrite: bool) -> Running {
         let (events, watched) = Watched::start(test);
         let us = "getter".parse().expect("a peer id");
-        let config = FetchConfig { us, trackers: vec![tracker.into()], wants, overwrite };
+        let config = FetchConfig { us, trackers: trackers.addresses(), wants, overwrite };
         let fetch = Fetch::start(config, events).expect("threads and a port");
         Running { test: test.clone(), fetch, watched }
     }
@@ -114,8 +129,8 @@ impl Running {
 }
 
 /// Fetches, and says all that was told.
-pub async fn fetch(test: &Test, tracker: std::net::SocketAddr, wants: Vec<Want>) -> Told {
-    Running::start(test, tracker, wants).finish().await
+pub async fn fetch(test: &Test, trackers: impl Trackers, wants: Vec<Want>) -> Told {
+    Running::start(test, trackers, wants).finish().await
 }
 
 /// All that a job told.

@@ -15,7 +15,7 @@ use enxame_actors::wire::tracker::Candidate;
 use tokio::sync::mpsc;
 
 use super::harness::{PortWatch, Test};
-use super::job::what;
+use super::job::{Trackers, what};
 use super::probe::Probe;
 
 /// An interval in which no test meets a CONFIRM.
@@ -108,21 +108,21 @@ impl RealPeer {
     /// Starts a peer on a new root, with a folder into which `fill` puts files first.
     pub async fn start(
         test: &Test,
-        tracker: SocketAddr,
+        trackers: impl Trackers,
         id: &str,
         fill: impl FnOnce(&std::path::Path),
     ) -> RealPeer {
         let root = test.folder();
         let files = RealPeer::files_of(&root, id);
         fill(&files);
-        RealPeer::start_in(test, tracker, id, root).await
+        RealPeer::start_in(test, trackers, id, root).await
     }
 
     /// Starts a peer on this root.
-    pub async fn start_in(test: &Test, tracker: SocketAddr, id: &str, root: PathBuf) -> RealPeer {
+    pub async fn start_in(test: &Test, trackers: impl Trackers, id: &str, root: PathBuf) -> RealPeer {
         let (news, heard) = Probe::start();
         let files = root.join(id).join("files");
-        let started = start_peer(tracker, id, root, Some(news));
+        let started = start_peer(trackers, id, root, Some(news));
         let peer = test.wait_for(format!("{id} to be ready"), started).await.expect("a peer");
         let watch = test.watch(peer.address());
         RealPeer { peer, files, news: heard, watch }
@@ -140,13 +140,13 @@ impl RealPeer {
 /// # Errors
 /// As [`Peer::start`].
 pub async fn start_peer(
-    tracker: SocketAddr,
+    trackers: impl Trackers,
     id: &str,
     root: PathBuf,
     news: Option<Recipient<TrackerNews>>,
 ) -> Result<Peer, PeerError> {
     let id: PeerId = id.parse().expect("a peer id");
     let listen = ([127, 0, 0, 1], 0).into();
-    let trackers = vec![tracker.into()];
+    let trackers = trackers.addresses();
     Peer::start(PeerConfig { id, root, listen, trackers, wants: Vec::new() }, news).await
 }
