@@ -392,6 +392,116 @@ fn a_tracker_that_does_not_answer_ends_with_6_and_a_next_step() {
     }
 }
 
+/// A port that was free a moment ago, and on which nobody listens.
+fn nobody() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// A tracker, and where it is.
+fn tracker() -> (Role, String) {
+    let mut tracker = Role::start(enxame(["tracker", "--listen", "127.0.0.1:0"]));
+    let address = tracker.line().strip_prefix("ready tracker ").unwrap().to_string();
+    (tracker, address)
+}
+
+#[test]
+fn several_trackers_are_asked_and_their_answers_are_one() {
+    let [(_a, a), (_b, b)] = [tracker(), tracker()];
+    let _p1 = register(&a, "p1", &[("n/1", "one", 3), ("n/3", "three", 5)]);
+    let _at_both = [&a, &b].map(|tracker| register(tracker, "p2", &[("n/3", "three", 5)]));
+    let _p3 = register(&b, "p3", &[("n/2", "two", 3), ("n/3", "three", 5)]);
+    let id = |content: &str| blake3::hash(content.as_bytes()).to_hex().to_string();
+    let twice = |line: &[&str]| {
+        let mut ask = enxame(line);
+        ask.args(["--json", "--tracker", &a, "--tracker", &b]);
+        ran(ask)
+    };
+    let by_twin = |line: &[&str]| {
+        let mut ask = enxame(line);
+        ask.arg("--json").env("ENXAME_TRACKER", format!("{a},{b},{a}"));
+        ran(ask)
+    };
+    for ask in [&twice as &dyn Fn(&[&str]) -> Ran, &by_twin] {
+        let listed = ask(&["ls"]);
+        assert_eq!((listed.code, listed.stderr.as_str()), (Some(0), ""));
+        assert_eq!(
+            records(&listed.stdout),
+            [
+                json!({"name": "n/1", "id": id("one"), "size": 3, "holders": 1}),
+                json!({"name": "n/2", "id": id("two"), "size": 3, "holders": 1}),
+                json!({"name": "n/3", "id": id("three"), "size": 5, "holders": 2}),
+            ]
+        );
+        let peers: Vec<Value> =
+            records(&ask(&["peers"]).stdout).iter().map(|record| record["peer"].clone()).collect();
+        assert_eq!(peers, ["p1", "p2", "p3"]);
+        let [three] = &records(&ask(&["who-has", "n/3"]).stdout)[..] else { panic!("one candidate") };
+        let mut holders: Vec<&str> = three["holders"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|holder| holder["peer"].as_str().unwrap())
+            .collect();
+        holders.sort_unstable();
+        assert_eq!((holders, &three["holder_count"]), (vec!["p1", "p2", "p3"], &json!(3)));
+    }
+}
+
+#[test]
+fn a_tracker_that_does_not_answer_is_left_out_with_a_warning() {
+    let (_tracker, address) = tracker();
+    let _p1 = register(&address, "p1", &[("x", "one", 3)]);
+    let nobody = nobody();
+    for command in [&["ls"][..], &["peers"], &["who-has", "x"]] {
+        let mut ask = enxame(command);
+        ask.args(["--tracker", &format!("{nobody},{address}"), "--json"]);
+        let Ran { code, stdout, stderr } = ran(ask);
+        assert_eq!((code, records(&stdout).len()), (Some(0), 1), "{command:?}");
+        assert_eq!(stderr, format!("enxame: the tracker {nobody} is left out: connection refused\n"));
+    }
+}
+
+#[test]
+fn trackers_of_which_none_answers_are_all_named() {
+    let [a, b] = [nobody(), nobody()];
+    let to = tempfile::tempdir().unwrap();
+    for command in [&["ls"][..], &["who-has", "x"], &["get", "x", "-o", to.path().to_str().unwrap()]] {
+        let mut ask = enxame(command);
+        ask.env("ENXAME_TRACKER", format!("{a},{b}"));
+        let Ran { code, stderr, .. } = ran(ask);
+        assert_eq!(code, Some(6), "{command:?}: {stderr}");
+        let said = stderr.lines().last().unwrap().to_lowercase();
+        assert!(said.starts_with("enxame: no tracker answered: "), "{command:?}: {said}");
+        assert_eq!(said.matches("connection refused").count(), 2, "{command:?}: {said}");
+        assert!([&a, &b].iter().all(|address| said.contains(address.as_str())), "{command:?}: {said}");
+    }
+}
+
+#[test]
+fn a_peer_and_a_get_take_several_trackers() {
+    let [(first, a), (_b, b)] = [tracker(), tracker()];
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    fs::create_dir_all(at("p1/files")).unwrap();
+    fs::write(at("p1/files/x"), "one").unwrap();
+    let both = format!("{a},{b}");
+    let mut peer = enxame(["peer", "p1", "--root", &at(""), "--listen", "127.0.0.1:0", "--tracker", &both]);
+    let mut peer = Role::start({
+        peer.arg("--quiet");
+        peer
+    });
+    assert!(peer.line().starts_with("ready peer p1 "));
+    assert_eq!(first.end(Signal::TERM).0, Some(0));
+    let got = ran({
+        let mut get = enxame(["get", "x", "-o", &at("got")]);
+        get.env("ENXAME_TRACKER", &both);
+        get
+    });
+    assert_eq!(got.code, Some(0), "{}", got.stderr);
+    assert_eq!(fs::read_to_string(at("got")).unwrap(), "one");
+    assert_eq!(peer.end(Signal::TERM).0, Some(0));
+}
+
 #[test]
 fn a_port_in_use_is_told_and_the_program_ends() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
