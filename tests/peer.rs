@@ -26,6 +26,7 @@ use enxame_actors::wire::{Hello, Refusal, VERSION};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use support::files::SPAN;
 use support::getter::{Heard, RawGetter, blocks, get, missing, open};
+use support::holder::Asked;
 use support::job::{Running, Watched, assert_sums_up, into_folder, part_files, what};
 use support::proxy::RefusingAddress;
 use support::swarm::{NEVER, RealPeer, RealTracker, start_peer};
@@ -615,9 +616,11 @@ fn a_peer_that_stops_in_the_middle_of_a_download_keeps_its_part_and_resumes() {
         assert_eq!(part_files(&peer.files).len(), 1);
 
         // Again in the same process, with the getter still there.
-        let (events, mut watched) = Watched::start(&test);
+        let (events, watched) = Watched::start(&test);
         let job = peer.peer.fetch(vec![what("x")], false, events);
-        watched.until("a connection", |event| matches!(event, JobEvent::Source { .. })).await;
+        // It has the manifest and its part file, and asks what else there is.
+        let begun = (2, Asked::Said(open(&content, false)));
+        holder.until(|asked| asked.contains(&begun)).await;
         job.cancel();
         test.wait_for("the job", job.wait()).await;
         drop(job);
