@@ -171,7 +171,7 @@ fn a_get_that_meets_a_full_disk_in_the_middle_says_so_and_goes_on_from_there() {
                 "{said}"
             );
             assert_eq!(ran_full.records("error")[0]["exit"], 7);
-            assert_eq!(visible_files(&to), [PathBuf::new(); 0], "nothing short gets a final name");
+            assert_eq!(visible_files(&to), Vec::<PathBuf>::new(), "nothing short gets a final name");
 
             fs::remove_file(disk_at.join("ballast")).unwrap();
             let ran_again = ran(&test, get_command(&tracker, &to)).await;
@@ -235,7 +235,7 @@ fn a_peer_whose_disk_is_full_serves_what_it_has_and_goes_on_when_there_is_room()
             let before = times_asked(&content, &holder.asked());
             watched.until("a full disk again", refused(ErrorKind::StorageFull)).await;
             assert_eq!(times_asked(&content, &holder.asked()), before);
-            assert_eq!(visible_files(&peer.files.join("dir")), [PathBuf::new(); 0], "no final name");
+            assert_eq!(visible_files(&peer.files.join("dir")), Vec::<PathBuf>::new(), "no final name");
 
             fs::remove_file(root.join("ballast")).unwrap();
             let done = watched.until("the file", is_done).await;
@@ -553,7 +553,7 @@ fn of_a_file_that_changes_while_it_is_served_no_receiver_accepts_a_byte() {
                     assert!(before.stands_at(&to.join("x")), "another content under the name of {old}");
                     done += 1;
                 }
-                _ => assert_eq!(visible_files(&to), [PathBuf::new(); 0], "{told:?}"),
+                _ => assert_eq!(visible_files(&to), Vec::<PathBuf>::new(), "{told:?}"),
             }
         }
         println!(

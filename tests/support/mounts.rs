@@ -20,7 +20,7 @@ pub fn with_mounts(body: impl FnOnce()) {
     }
     leave_panics_to_libtest();
     let name = std::thread::current().name().expect("libtest names the thread of a test").to_string();
-    let Some(unshare) = ways_to_unshare().into_iter().find(|way| can_mount(way)) else {
+    let Some(unshare) = ways_to_unshare().into_iter().find(can_mount) else {
         assert!(std::env::var_os(MUST_MOUNT).is_none(), "{name} needs to mount, and may not");
         // Not by a macro: libtest would keep what it prints to itself.
         let _ = writeln!(std::io::stderr(), "\nskipped: {name}: no file system can be mounted here");
