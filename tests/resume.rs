@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use enxame_actors::base::{FileId, SpanSet};
@@ -43,7 +44,7 @@ fn right_on_disk(folder: &Path, content: &Content) -> u64 {
         return 0;
     }
     let part = PartFile::open(&Folder::open(folder).unwrap(), &"x".parse().unwrap(), &proof_of(content));
-    let had: SpanSet = part.unwrap().recover().unwrap();
+    let had: SpanSet = part.unwrap().recover(&AtomicBool::new(false)).unwrap();
     had.len_bytes(&content.geometry)
 }
 

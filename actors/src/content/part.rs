@@ -85,7 +85,13 @@ pub enum Existing {
 ///
 /// # Errors
 /// It cannot be looked at.
-pub fn existing(folder: &Folder, target: &FileName, id: FileId, size: u64) -> io::Result<Existing> {
+pub fn existing(
+    folder: &Folder,
+    target: &FileName,
+    id: FileId,
+    size: u64,
+    stop: &AtomicBool,
+) -> io::Result<Existing> {
     let (file, stamp) = match folder.open_file(target) {
         Ok(opened) => opened,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Existing::Nothing),
@@ -99,7 +105,7 @@ pub fn existing(folder: &Folder, target: &FileName, id: FileId, size: u64) -> io
     if stamp.size != size {
         return Ok(Existing::Other);
     }
-    let same = match hash_file(&file, size, &AtomicBool::new(false)) {
+    let same = match hash_file(&file, size, stop) {
         Ok(proof) => proof.id() == id && Stamp::of(&file)? == stamp,
         // It became shorter while it was read.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
@@ -259,11 +265,11 @@ impl PartFile {
     /// Hashes what the file holds, on all cores, passing over holes, and says what is right.
     ///
     /// # Errors
-    /// Reading failed.
-    pub fn recover(&self) -> io::Result<SpanSet> {
+    /// Reading failed, or `stop` was set: [`io::ErrorKind::Interrupted`].
+    pub fn recover(&self, stop: &AtomicBool) -> io::Result<SpanSet> {
         let geometry = self.data.proof.geometry();
         let spans = self.spans_with_data()?;
-        let hashes = hash_spans(&self.data.file, geometry, &spans, &AtomicBool::new(false))?;
+        let hashes = hash_spans(&self.data.file, geometry, &spans, stop)?;
         let mut have = SpanSet::empty(geometry);
         for (span, hash) in spans.into_iter().zip(hashes) {
             if self.data.proof.expects(span, hash) {
@@ -434,7 +440,9 @@ impl PartFile {
         let Ok(leaf) = target_leaf.parse() else {
             return Err(PartError::TargetExists(self.target_path.clone()));
         };
-        match existing(&folder, &leaf, proof.id(), proof.geometry().size()).map_err(disk)? {
+        match existing(&folder, &leaf, proof.id(), proof.geometry().size(), &AtomicBool::new(false))
+            .map_err(disk)?
+        {
             Existing::Same(stamp) => {
                 self.discard()?;
                 Ok(stamp)
@@ -729,7 +737,7 @@ mod tests {
             let place = Place::new();
             let bytes = data(len);
             let part = place.part("sub/file", &bytes);
-            let mut have = part.recover().unwrap();
+            let mut have = part.recover(&AtomicBool::new(false)).unwrap();
             // The only span of an empty file is had from the start: there is nothing to fetch.
             assert_eq!(have.count(), usize::from(len == 0), "{len} bytes");
             let mut read = Vec::new();
@@ -744,7 +752,7 @@ mod tests {
             assert!(!place.path("sub/file").exists());
 
             let part = place.part("sub/file", &bytes);
-            assert!(part.recover().unwrap().is_full(), "{len} bytes");
+            assert!(part.recover(&AtomicBool::new(false)).unwrap().is_full(), "{len} bytes");
             let stamp = part.finish(false).unwrap();
             assert_eq!(fs::read(place.path("sub/file")).unwrap(), bytes);
             assert_eq!(stamp, place.folder.open_file(&"sub/file".parse().unwrap()).unwrap().1);
@@ -805,7 +813,7 @@ mod tests {
             held.resize(bytes.len(), 0);
 
             let part = place.part("file", &bytes);
-            let have = part.recover().unwrap();
+            let have = part.recover(&AtomicBool::new(false)).unwrap();
             for span in part.proof().geometry().all_spans() {
                 let right = span_of(&held, &part, span) == span_of(&bytes, &part, span);
                 prop_assert_eq!(have.contains(span), right, "span {}", span);
@@ -854,8 +862,10 @@ mod tests {
         assert_eq!(place.names(), ["file"]);
         std::os::unix::fs::symlink("file", place.path("link")).unwrap();
         let id = proof_of(&bytes).id();
-        let look =
-            |name: &str| existing(&place.folder, &name.parse().unwrap(), id, bytes.len() as u64).unwrap();
+        let look = |name: &str| {
+            existing(&place.folder, &name.parse().unwrap(), id, bytes.len() as u64, &AtomicBool::new(false))
+                .unwrap()
+        };
         assert!(matches!(look("file"), Existing::Same(_)));
         assert_eq!(look("link"), Existing::Other);
         assert_eq!(look("none"), Existing::Nothing);
@@ -903,7 +913,7 @@ mod tests {
         fs::write(&path, &bytes).unwrap();
         fs::hard_link(&path, place.path("file")).unwrap();
         let part = place.part("file", &bytes);
-        assert!(part.recover().unwrap().is_empty(), "begun anew");
+        assert!(part.recover(&AtomicBool::new(false)).unwrap().is_empty(), "begun anew");
         drop(part);
         assert_eq!(fs::read(place.path("file")).unwrap(), bytes);
 
@@ -959,7 +969,7 @@ mod tests {
             for span in part.proof().geometry().all_spans().filter(|span| had.contains(*span)) {
                 assert!(part.read_span(span, &mut read).unwrap());
             }
-            assert!(part.recover().unwrap() == had, "nothing else was written");
+            assert!(part.recover(&AtomicBool::new(false)).unwrap() == had, "nothing else was written");
             assert_eq!(Stamp::of(&before.0).unwrap(), before.1, "the older file is only read");
             part.discard().unwrap();
         }
@@ -983,7 +993,7 @@ mod tests {
             writer.join().unwrap();
         });
         let had = part.share().had();
-        assert!(part.recover().unwrap() == had);
+        assert!(part.recover(&AtomicBool::new(false)).unwrap() == had);
         store_all(&part, &new);
         part.finish(false).unwrap();
         assert!(fs::read(place.path("file")).unwrap() == new);
@@ -1009,7 +1019,7 @@ mod tests {
         drop(PartFile::open(&place.folder, &name, &proof).unwrap());
         assert_eq!(notes_of(&place), expected);
         let part = PartFile::open_noted(&place.folder, &name, &proof).unwrap();
-        part.recover().unwrap();
+        part.recover(&AtomicBool::new(false)).unwrap();
         part.finish(false).unwrap();
         assert_eq!(notes_of(&place), []);
         assert_eq!(fs::read_dir(place.path("dir")).unwrap().count(), 1, "the file alone");

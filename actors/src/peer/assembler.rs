@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix::WeakRecipient;
 use actix::prelude::*;
@@ -117,12 +117,14 @@ pub struct Assembler {
     /// Work on files that is under way. What goes to a stream is not among it: nobody knows when
     /// the other end of a pipe reads on.
     disk: TaskTracker,
+    /// Ends the hashing of what is on disk already, when the job is over before it has begun.
+    stop: Arc<AtomicBool>,
 }
 
 impl Assembler {
     /// Starts the actor; `advanced` hears how far a stream is.
     pub fn start(advanced: WeakRecipient<StreamAdvanced>) -> Addr<Assembler> {
-        Assembler { files: HashMap::new(), advanced, disk: TaskTracker::new() }.start()
+        Assembler { files: HashMap::new(), advanced, disk: TaskTracker::new(), stop: Arc::default() }.start()
     }
 
     /// Runs work on files beside the actors.
@@ -187,17 +189,18 @@ impl Handler<Prepare> for Assembler {
     type Result = ResponseFuture<Result<Prepared, JobError>>;
 
     fn handle(&mut self, Prepare { place, id, size }: Prepare, _: &mut Self::Context) -> Self::Result {
-        Box::pin(self.on_disk(move || prepare(&place, id, size)))
+        let stop = Arc::clone(&self.stop);
+        Box::pin(self.on_disk(move || prepare(&place, id, size, &stop)))
     }
 }
 
-fn prepare(place: &Place, id: FileId, size: u64) -> Result<Prepared, JobError> {
+fn prepare(place: &Place, id: FileId, size: u64, stop: &AtomicBool) -> Result<Prepared, JobError> {
     let trouble = |error| place.trouble(error);
     let now = Folder::open(place.folder.path()).map_err(trouble)?;
     let is_another = now.identity().map_err(trouble)? != place.folder.identity().map_err(trouble)?;
     let moved = is_another.then(|| Arc::new(now));
     let folder = moved.as_ref().unwrap_or(&place.folder);
-    match existing(folder, &place.name, id, size).map_err(trouble)? {
+    match existing(folder, &place.name, id, size, stop).map_err(trouble)? {
         Existing::Same(stamp) => {
             if let Err(error) = discard_leftover(folder, &place.name, id) {
                 log::warn!("what was left of {} cannot be removed: {error}", place.path().display());
@@ -272,7 +275,8 @@ impl Handler<Begin> for Assembler {
             return Box::pin(gone_on.into_actor(self));
         }
         let overwrite = place.overwrite;
-        let begun = self.on_disk(move || begin_part(&place, &proof));
+        let stop = Arc::clone(&self.stop);
+        let begun = self.on_disk(move || begin_part(&place, &proof, &stop));
         Box::pin(begun.into_actor(self).map(move |begun, assembler, _| {
             let file_begun = Arc::new(begun?);
             let begun = Begun { had: file_begun.share().had(), part: Some(file_begun.share()) };
@@ -285,11 +289,11 @@ impl Handler<Begin> for Assembler {
 
 /// Opens a part file and finds out what of the content is on disk already: in the part, and in the
 /// older file that is to be replaced.
-fn begin_part(place: &Place, proof: &Proof) -> Result<PartFile, JobError> {
+fn begin_part(place: &Place, proof: &Proof, stop: &AtomicBool) -> Result<PartFile, JobError> {
     let open = if place.is_noted { PartFile::open_noted } else { PartFile::open };
     let part = open(&place.folder, &place.name, proof)?;
     let trouble = |error| disk_trouble(part.path().to_owned(), error);
-    let had = part.recover().map_err(trouble)?;
+    let had = part.recover(stop).map_err(trouble)?;
     if place.overwrite
         && !had.is_full()
         && let Ok((older, _)) = place.folder.open_file(&place.name)
@@ -501,14 +505,15 @@ impl Handler<Copy> for Assembler {
     type Result = ResponseFuture<Result<Stamp, JobError>>;
 
     fn handle(&mut self, Copy { from, to, id }: Copy, _: &mut Self::Context) -> Self::Result {
+        let stop = Arc::clone(&self.stop);
         Box::pin(self.on_disk(move || {
             let reading = |error| from.trouble(error);
             let (file, stamp) = from.folder.open_file(&from.name).map_err(reading)?;
-            let proof = hash_file(&file, stamp.size, &AtomicBool::new(false)).map_err(reading)?;
+            let proof = hash_file(&file, stamp.size, &stop).map_err(reading)?;
             if proof.id() != id {
                 return Err(reading(io::Error::other("it was changed while it was copied")));
             }
-            if let Prepared::Same(stamp) = prepare(&to, id, stamp.size)? {
+            if let Prepared::Same(stamp) = prepare(&to, id, stamp.size, &stop)? {
                 return Ok(stamp);
             }
             let part = PartFile::open(&to.folder, &to.name, &proof)?;
@@ -548,6 +553,7 @@ impl Handler<StopAssembling> for Assembler {
     type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, _: StopAssembling, _: &mut Self::Context) -> Self::Result {
+        self.stop.store(true, Ordering::Relaxed);
         self.disk.close();
         let disk = self.disk.clone();
         Box::pin(async move { disk.wait().await }.into_actor(self).map(|(), assembler, ctx| {

@@ -301,6 +301,13 @@ impl Library {
     }
 }
 
+impl Drop for Library {
+    /// A library that is not stopped in order (its process ends while it starts) does not hash on.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Actor for Library {
     type Context = Context<Self>;
 

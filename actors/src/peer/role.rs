@@ -106,6 +106,7 @@ impl Peer {
             .map_err(|source| PeerError::Listen { address: config.listen, source })?;
         let address =
             listener.local_addr().map_err(|source| PeerError::Listen { address: config.listen, source })?;
+        let is_new = !home.exists();
         let files = Arc::new(Folder::open_or_create(&home.join("files")).map_err(folder)?);
         let state = home.join(RESERVED_PREFIX);
         let memory = tokio::task::spawn_blocking(move || Memory::load(state)).await;
@@ -137,6 +138,9 @@ impl Peer {
             Ok(()) => Ok(peer),
             Err(error) => {
                 peer.stop().await;
+                if is_new {
+                    remove_unused(&home);
+                }
                 Err(error)
             }
         }
@@ -246,6 +250,16 @@ impl Peer {
         step("the shelf", self.shelf.send(CloseShelf)).await;
         step("the library", self.library.send(library::Stop)).await;
         self.threads.stop().await;
+    }
+}
+
+/// Removes the folder of a peer that never came to be, unless something was put into it meanwhile.
+fn remove_unused(home: &Path) {
+    let removed = std::fs::remove_dir(home.join("files"))
+        .and_then(|()| std::fs::remove_dir_all(home.join(RESERVED_PREFIX)))
+        .and_then(|()| std::fs::remove_dir(home));
+    if let Err(error) = removed {
+        log::debug!("{} stays: {error}", home.display());
     }
 }
 

@@ -506,8 +506,11 @@ impl Handler<Lost> for TrackerLink {
             return;
         }
         if self.last_loss.replace(why.clone()).is_none() {
-            if self.config.registration.is_some() {
+            // Who never was registered is told by an error if that matters.
+            if self.was_registered {
                 log::warn!("{}: {why}; trying again", self.config.tracker);
+            } else {
+                log::info!("{}: {why}", self.config.tracker);
             }
             self.tell(TrackerNews::Lost { tracker: self.config.tracker.clone(), why });
         }
