@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use enxame_actors::base::{FileId, SpanSet};
 use enxame_actors::content::folder::Folder;
@@ -27,7 +27,6 @@ use support::{
     Behaviour, Content, FakeHolder, FakeTracker, Fault, FaultProxy, Test, system_test, system_test_within,
 };
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
 
 /// What a kill may cost at most, in bytes: a window of spans that were asked for, and what was in flight
 /// in sockets and buffers.
@@ -95,7 +94,11 @@ fn a_getter_that_is_killed_at_any_moment_goes_on_from_what_is_right_on_disk() {
             // Anywhere from before the first byte to behind the last: a few runs share one file.
             let until = delivered + rng.u64(0..=(size - before).min(size / 3));
             proxy.until(|traffic| traffic.to_client >= until).await;
-            sleep(Duration::from_millis(rng.u64(0..80))).await;
+            let until = Instant::now() + Duration::from_millis(rng.u64(0..80));
+            // Nothing is waited for: any moment is right, such as one while it starts or renames.
+            while Instant::now() < until {
+                tokio::task::yield_now().await;
+            }
             kills += 1;
             let is_done = kill(child).await;
             let delivered = proxy.traffic().to_client - delivered;
