@@ -7,9 +7,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use actix::Arbiter;
 use enxame_actors::base::limits::{MAX_ANSWER_HOLDERS, TRACKER_ANSWER_TIMEOUT, TRACKER_RETRY_MAX};
 use enxame_actors::peer::events::{JobError, JobEvent, SourceState};
-use enxame_actors::peer::trackers::TrackerFailure;
+use enxame_actors::peer::library::{AwaitReady, Library, LibraryConfig, ListChanged, Stop, Subscribe};
+use enxame_actors::peer::trackers::{LeaveAll, TrackerFailure, TrackersConfig};
 use enxame_actors::peer::{Peer, PeerConfig, PeerError};
 use enxame_actors::tracker::{LeaveReason, TrackerEvent};
 use enxame_actors::wire::peer::{FromHolder, ToHolder};
@@ -97,18 +99,37 @@ fn a_peer_registers_with_all_its_trackers_tells_changes_to_all_and_leaves_all() 
 }
 
 #[test]
-fn a_confirmation_finds_every_tracker_with_the_folder_as_it_is() {
+fn a_confirmation_looks_at_the_folder_for_every_tracker() {
     system_test(|test| async move {
         let interval = Duration::from_millis(300);
         let trackers = vec![RealTracker::start(&test, interval), RealTracker::start(&test, interval)];
+        let root = test.folder();
         let content = Content::random(&mut test.rng(), 1000);
-        let both = [trackers[0].address(), trackers[1].address()];
-        let peer = RealPeer::start(&test, both, "p1", |files| drop(content.write(files, "a"))).await;
-        std::fs::remove_file(peer.files.join("a")).unwrap();
+        let path = content.write(&root.join("files"), "a");
+        // Nobody watches the folder: only the look in front of a confirmation finds the change.
+        let library = Library::start(LibraryConfig { root, watch: false }, &Arbiter::current());
+        let links = enxame_actors::peer::trackers::Trackers::start(TrackersConfig {
+            trackers: [trackers[0].address(), trackers[1].address()].addresses(),
+            us: "p1".parse().unwrap(),
+            port: 9,
+            rescan: Some(library.clone().recipient()),
+            is_lazy: false,
+            news: None,
+            memory: None,
+        });
+        let added = library.send(Subscribe(links.clone().recipient())).await.unwrap();
+        links.do_send(ListChanged { added, removed: Vec::new() });
+        library.send(AwaitReady).await.unwrap().unwrap();
+        for tracker in &trackers {
+            tracker.until("the file", "a", held_by(&["p1"])).await;
+        }
+        std::fs::remove_file(path).unwrap();
         for tracker in &trackers {
             tracker.until("nobody", "a", held_by(&[])).await;
         }
-        stop_all(vec![peer], trackers).await;
+        links.send(LeaveAll).await.unwrap();
+        library.send(Stop).await.unwrap();
+        stop_all(Vec::new(), trackers).await;
     });
 }
 
