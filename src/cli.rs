@@ -330,6 +330,7 @@ fn refresh_interval(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use enxame_actors::base::limits::REFRESH_INTERVAL;
 
     use super::*;
     use crate::exit::Exit;
@@ -370,7 +371,11 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_interval_has_a_unit_and_a_lower_end() {
+    fn a_refresh_interval_has_a_unit_a_lower_end_and_the_default_of_the_limits() {
+        let option = Cli::command().find_subcommand("tracker").unwrap().clone();
+        let option = option.get_arguments().find(|option| option.get_id() == "refresh_interval").unwrap();
+        let default = option.get_default_values()[0].to_str().unwrap();
+        assert_eq!(refresh_interval(default), Ok(REFRESH_INTERVAL));
         assert_eq!(refresh_interval("2m 30s"), Ok(Duration::from_secs(150)));
         assert_eq!(refresh_interval("200ms"), Ok(MIN_REFRESH_INTERVAL));
         assert!(refresh_interval("199ms").unwrap_err().contains("200ms"));

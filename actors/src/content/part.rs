@@ -257,11 +257,6 @@ impl PartFile {
         &self.part_path
     }
 
-    /// Where the finished file will be: for messages.
-    pub fn target_path(&self) -> &Path {
-        &self.target_path
-    }
-
     /// Hashes what the file holds, on all cores, passing over holes, and says what is right.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ use crate::peer::assembler::{
     Assembler, Begin, Begun, Copy, Finish, Forget, Handoff, Outcome, Output, Place, Prepare, Prepared,
     StopAssembling, StreamAdvanced,
 };
-use crate::peer::events::{FileDone, JobError, JobEvent, Progress, SourceState};
+use crate::peer::events::{FileDone, JobError, JobEvent, SourceState};
 use crate::peer::job_file::{JobFile, PATIENCE_FIRST, PATIENCE_LONGEST, Stage, Target};
 use crate::peer::library::AddFile;
 use crate::peer::shelf::Lend;
@@ -689,14 +689,8 @@ impl Downloader {
         let file = &self.files[index.0 as usize];
         if file.fetched_bytes > 0 {
             // However quick it was, its progress was told once.
-            self.events.do_send(JobEvent::Progress(Progress {
-                id: file.id,
-                name: file.name.clone(),
-                have_bytes: file.size(),
-                size: file.size(),
-                rate_bytes_s: file.rate.bytes_s().unwrap_or(0),
-                sources: file.shares(),
-            }));
+            let rate_bytes_s = file.rate.bytes_s().unwrap_or(0);
+            self.events.do_send(JobEvent::Progress(file.progress(file.size(), rate_bytes_s)));
         }
         self.events.do_send(JobEvent::Done(FileDone {
             name: file.name.clone(),
@@ -1084,14 +1078,7 @@ impl Downloader {
         let rate_bytes_s = file.rate.bytes_s_at(now);
         // A file that stands still is told too, as long as it falls: the rate goes down to zero.
         if std::mem::take(&mut file.has_moved) || rate_bytes_s > 0 {
-            self.events.do_send(JobEvent::Progress(Progress {
-                id: file.id,
-                name: file.name.clone(),
-                have_bytes,
-                size: file.size(),
-                rate_bytes_s,
-                sources: file.shares(),
-            }));
+            self.events.do_send(JobEvent::Progress(file.progress(have_bytes, rate_bytes_s)));
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::base::{FileId, FileName, Geometry, PeerId, What};
 use crate::content::tree::Proof;
 use crate::peer::assembler::Place;
-use crate::peer::events::SourceShare;
+use crate::peer::events::{Progress, SourceShare};
 use crate::plan::{Backoff, Holders, Rate, SourceId};
 use crate::wire::tracker::{Candidate, Holder};
 
@@ -308,6 +308,18 @@ impl JobFile {
         let complete = self.holder(&peer).unwrap_or(false);
         let holders = vec![Holder { peer, address, complete }];
         Candidate { id: self.id, size: self.claim, names: vec![self.name.clone()], holder_count: 1, holders }
+    }
+
+    /// How far it is.
+    pub(super) fn progress(&self, have_bytes: u64, rate_bytes_s: u64) -> Progress {
+        Progress {
+            id: self.id,
+            name: self.name.clone(),
+            have_bytes,
+            size: self.size(),
+            rate_bytes_s,
+            sources: self.shares(),
+        }
     }
 
     /// Who delivered how much.

@@ -249,11 +249,6 @@ impl JobPlan {
         }
     }
 
-    /// Whether any source has anything of this file.
-    pub fn has_source(&self, file: FileIndex) -> bool {
-        self.sources.values().any(|source| source.holdings.contains_key(&file))
-    }
-
     /// Whether this source has anything of this file.
     pub fn holds(&self, id: SourceId, file: FileIndex) -> bool {
         self.sources.get(&id).is_some_and(|source| source.holdings.contains_key(&file))
@@ -414,11 +409,6 @@ impl JobPlan {
                 self.with_wanted.insert(file);
             }
         }
-    }
-
-    /// The rate of a source in bytes per second, as of now.
-    pub fn rate_bytes_s(&mut self, id: SourceId, now: Instant) -> u64 {
-        self.sources.get_mut(&id).map_or(0, |source| source.rate.bytes_s_at(now))
     }
 
     #[cfg(test)]
