@@ -253,7 +253,7 @@ fn who_sends_a_wrong_manifest_is_dropped_and_never_asked_again() {
 #[test]
 fn who_speaks_another_version_is_dropped_with_both_versions_named() {
     let (behaviour, reason) =
-        (Behaviour::OtherVersion, "this is protocol version 1, bad (fake holder) speaks version 2");
+        (Behaviour::OtherVersion, "this is protocol version 2, bad (fake holder) speaks version 3");
     the_file_arrives_beside(Treatment { behaviour, reason, again: false });
 }
 

@@ -509,7 +509,7 @@ impl Getter {
     }
 
     async fn get(&mut self, content: &Content, spans: std::ops::Range<u32>) {
-        self.say(ToHolder::Get { id: content.id, run: content.geometry.run(&spans) }).await;
+        self.say(ToHolder::Get { id: content.id, run: content.geometry.run(&spans), fresh: false }).await;
     }
 
     async fn hear(&mut self) -> Heard {
@@ -615,7 +615,7 @@ fn each_misbehaviour_is_what_it_says() {
             for message in [
                 ToHolder::Hello(Hello::new("getter".parse().unwrap())),
                 ToHolder::Open { id: content.id, manifest: true },
-                ToHolder::Get { id: content.id, run: content.geometry.run(&(0..4)) },
+                ToHolder::Get { id: content.id, run: content.geometry.run(&(0..4)), fresh: false },
             ] {
                 enxame_actors::wire::encode(&message, &mut said).unwrap();
             }
@@ -730,7 +730,9 @@ fn a_holder_hangs_up_on_who_asks_for_half_a_span() {
         let content = Content::random(&mut test.rng(), 2 * SPAN);
         let holder = FakeHolder::start(&test, "p1", std::slice::from_ref(&content), Behaviour::Honest);
         let mut getter = Getter::greeted(&holder).await;
-        getter.say(ToHolder::Get { id: content.id, run: BlockRun { first: 1, count: 64 } }).await;
+        getter
+            .say(ToHolder::Get { id: content.id, run: BlockRun { first: 1, count: 64 }, fresh: false })
+            .await;
         assert_eq!(getter.hear().await, Heard::End);
     });
 }

@@ -94,7 +94,7 @@ pub fn open(content: &Content, manifest: bool) -> ToHolder {
 
 /// GET of these spans.
 pub fn get(content: &Content, spans: std::ops::Range<u32>) -> ToHolder {
-    ToHolder::Get { id: content.id, run: content.geometry.run(&spans) }
+    ToHolder::Get { id: content.id, run: content.geometry.run(&spans), fresh: false }
 }
 
 /// The BLOCKS that a span is.

@@ -83,6 +83,15 @@ pub const TRACKER_GRACE_IF_NOTHING: Duration = Duration::from_secs(3);
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// No progress on a source for this long: it is dropped.
 pub const SOURCE_DEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A source that delivered nothing of use for this long makes room for another holder.
+pub const USELESS_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a job that has all the connections it may have looks whether another holder is worth
+/// more than one of its sources; each time without a change it waits twice as long, up to the longest.
+pub const REPLACE_EVERY: Duration = Duration::from_secs(1);
+/// Longest wait between two such looks.
+pub const REPLACE_EVERY_MAX: Duration = Duration::from_secs(30);
+/// A source that made room is dialled again after this time at the earliest.
+pub const MADE_ROOM_FOR: Duration = Duration::from_secs(60);
 /// No holder that can be reached has any of what is missing for this long: the download fails. Others
 /// that download it may lack the same parts, so that it stands still with all of them connected.
 pub const STANDSTILL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -123,8 +132,20 @@ pub const LISTEN_BACKLOG: u32 = 1024;
 pub const LINK_KEEP_BYTES: usize = 64 << 10;
 /// Upload connections of one peer.
 pub const MAX_UPLOAD_CONNECTIONS: usize = 256;
+/// Uploads that are being sent at the same time; others wait for their turn, a span each. What many
+/// ask for at once comes to some of them early, who can pass it on, and not to all of them late.
+pub const MAX_SENDING_UPLOADS: usize = 8;
+/// A reader that does not take a span in this time has no turns from then on: it is slower than the
+/// uplink, and would keep others waiting.
+pub const TURN_TIMEOUT: Duration = Duration::from_millis(250);
 /// Download connections of one job.
 pub const MAX_DOWNLOAD_CONNECTIONS: usize = 16;
+/// In this time from its start a job makes only half of its connections. Who starts together gets to
+/// know each other in it; a job that had all its connections by then would have them to those who
+/// were first, and nobody would ask those who came last.
+pub const HALF_CONNECTED_FOR: Duration = Duration::from_millis(250);
+/// Of the download connections of a job, those that may be replaced at a time: the others keep it busy.
+pub const MAX_REPLACED_CONNECTIONS: usize = 4;
 /// Control frames handed over in one message: bounds what one connection can put before an actor at once.
 pub const MAX_FRAMES_PER_BATCH: usize = 256;
 /// Pushes waiting for one tracker connection; it gets one CONFIRM at a time, so more means it is dead.

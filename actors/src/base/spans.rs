@@ -68,6 +68,17 @@ impl SpanSet {
         had
     }
 
+    /// Adds all spans of another set over the same file.
+    ///
+    /// # Panics
+    /// If the other set is over a file of more spans.
+    pub fn add_all(&mut self, other: &SpanSet) {
+        for (number, word) in other.words.iter().enumerate() {
+            self.words[number] |= word;
+        }
+        self.count = self.words.iter().map(|word| word.count_ones() as usize).sum();
+    }
+
     /// How many spans the set has.
     pub fn count(&self) -> usize {
         self.count
@@ -122,6 +133,11 @@ mod tests {
             prop_assert!(geometry.all_spans().all(|span| set.contains(span) == model.contains(&span)));
             prop_assert_eq!(SpanSet::from_bytes(&geometry, &set.to_bytes()), Some(set.clone()));
             prop_assert_eq!(set.is_full(), model.len() == geometry.spans());
+            let mut half = SpanSet::empty(&geometry);
+            geometry.all_spans().filter(|span| span.number() % 2 == 0).for_each(|span| { half.insert(span); });
+            half.add_all(&set);
+            prop_assert!(geometry.all_spans().all(|span| half.contains(span) == (span.number() % 2 == 0 || set.contains(span))));
+            prop_assert_eq!(half.count(), geometry.all_spans().filter(|span| half.contains(*span)).count());
         }
     }
 

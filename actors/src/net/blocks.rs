@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::link::{LinkError, write_all};
+use crate::base::BLOCK_LEN_BYTES;
 use crate::base::limits::WRITE_STALL_TIMEOUT;
 use crate::wire::codec;
 use crate::wire::frame::{BLOCKS_PREFIX_BYTES, FrameHeader, FrameLimits, HEADER_BYTES, blocks_header};
@@ -147,19 +148,31 @@ where
     write_all(stream, scratch).await
 }
 
+/// What one BLOCKS frame sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks<'a> {
+    /// The index of the first block, as it is stated.
+    pub first_block: u64,
+    /// Where the bytes are.
+    pub file: &'a File,
+    /// From which byte of the file on.
+    pub offset: u64,
+    /// How many bytes.
+    pub len: usize,
+}
+
 /// Where blocks go out.
 pub trait BlocksSink {
-    /// Sends one BLOCKS frame: `len` bytes of `file` from `offset` on, stated to begin at `first_block`.
+    /// Sends one BLOCKS frame. Its last block is held back until `is_good` was asked, so that a file
+    /// that changed meanwhile makes a frame that never ends, and not one with wrong bytes.
     ///
     /// # Errors
-    /// A socket that failed, a reader that stalls, a file that could not be read or is too short:
-    /// then the frame is not whole, and the connection has to end.
+    /// A socket that failed, a reader that stalls, a file that could not be read, is too short or is
+    /// not good any more: then the frame is not whole, and the connection has to end.
     fn send_blocks(
         &mut self,
-        first_block: u64,
-        file: &File,
-        offset: u64,
-        len: usize,
+        blocks: Blocks<'_>,
+        is_good: impl Fn() -> bool,
     ) -> impl Future<Output = Result<(), LinkError>>;
 }
 
@@ -168,10 +181,8 @@ impl BlocksSink for TcpStream {
     /// (`sendfile`), and the header is held back to travel with it (`MSG_MORE`).
     async fn send_blocks(
         &mut self,
-        first_block: u64,
-        file: &File,
-        offset: u64,
-        len: usize,
+        Blocks { first_block, file, offset, len }: Blocks<'_>,
+        is_good: impl Fn() -> bool,
     ) -> Result<(), LinkError> {
         let header = blocks_header(first_block, len);
         let mut sent = 0;
@@ -183,8 +194,13 @@ impl BlocksSink for TcpStream {
         let mut at = offset;
         let mut left = len;
         while left > 0 {
+            let now = match left.saturating_sub(BLOCK_LEN_BYTES as usize) {
+                0 if !is_good() => return Err(LinkError::FileChanged),
+                0 => left,
+                before_last => before_last,
+            };
             let moved =
-                when_writable(self, || Ok(rustix::fs::sendfile(self.as_fd(), file, Some(&mut at), left)?));
+                when_writable(self, || Ok(rustix::fs::sendfile(self.as_fd(), file, Some(&mut at), now)?));
             match moved.await? {
                 0 => return Err(LinkError::Io(io::ErrorKind::UnexpectedEof.into())),
                 moved => left -= moved,
@@ -227,7 +243,8 @@ mod tests {
         let send = async {
             for (n, len) in sizes.into_iter().enumerate() {
                 send_messages(&mut server, &[n as u32], &mut Vec::new()).await.unwrap();
-                server.send_blocks(n as u64, &file, n as u64, len).await.unwrap();
+                let (first_block, offset) = (n as u64, n as u64);
+                server.send_blocks(Blocks { first_block, file: &file, offset, len }, || true).await.unwrap();
             }
             server.shutdown().await.unwrap();
         };
@@ -257,12 +274,28 @@ mod tests {
         let (client, server) =
             tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let mut server = server.unwrap().0;
-        assert!(server.send_blocks(0, &file, 0, 4096).await.is_err());
+        let blocks = Blocks { first_block: 0, file: &file, offset: 0, len: 4096 };
+        assert!(server.send_blocks(blocks, || true).await.is_err());
         drop(server);
         let mut reader = FrameReader::new(client.unwrap(), BytesMut::new(), Duration::from_secs(5));
         let header = reader.header(FrameLimits::with_blocks(4096)).await.unwrap();
         assert_eq!(header, FrameHeader::Blocks { data_len: 4096 });
         assert!(matches!(reader.blocks(&mut [0; 4096]).await, Err(LinkError::Cut)));
+    }
+
+    #[tokio::test]
+    async fn of_a_file_that_is_not_good_any_more_the_last_block_is_not_sent() {
+        let file = file_of(&[1; 10_000]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (client, server) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let mut server = server.unwrap().0;
+        let blocks = Blocks { first_block: 0, file: &file, offset: 0, len: 10_000 };
+        assert!(matches!(server.send_blocks(blocks, || false).await, Err(LinkError::FileChanged)));
+        drop(server);
+        let mut received = Vec::new();
+        client.unwrap().read_to_end(&mut received).await.unwrap();
+        assert_eq!(received.len(), HEADER_BYTES + BLOCKS_PREFIX_BYTES + 10_000 - 4096);
     }
 
     #[tokio::test]

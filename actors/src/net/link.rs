@@ -48,6 +48,9 @@ pub enum LinkError {
     /// No answer in time.
     #[error("no answer within {} s", .0.as_secs())]
     NoAnswer(Duration),
+    /// What was being sent is not what it was; the rest of it is not sent.
+    #[error("the file changed while it was sent")]
+    FileChanged,
     /// The other side refused, and said why.
     #[error("{0}")]
     Refused(String),

@@ -1,21 +1,25 @@
-//! The actor that lets others fetch from us: it owns the listener and grants upload connections.
+//! The actor that lets others fetch from us: it owns the listener, grants upload connections, and
+//! knows what was given to whom.
 
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::ops::Range;
+use std::sync::Arc;
 
 use actix::prelude::*;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::base::PeerId;
-use crate::base::limits::MAX_UPLOAD_CONNECTIONS;
+use crate::base::limits::{MAX_SENDING_UPLOADS, MAX_UPLOAD_CONNECTIONS};
+use crate::base::{FileId, Geometry, PeerId, SpanSet};
 use crate::net::listener::accept_until;
 use crate::peer::library::Suspect;
 use crate::peer::shelf::Open;
 use crate::peer::threads::Turns;
 use crate::peer::trackers::HoldersOf;
 use crate::peer::upload::{self, Upload};
+use crate::plan::{Given, UploadId};
 
 /// Serves blocks to getters, one task per connection.
 pub struct BlockServer {
@@ -26,6 +30,9 @@ pub struct BlockServer {
     growth: watch::Receiver<u64>,
     threads: Turns,
     uploads: usize,
+    next_upload: u64,
+    given: Given,
+    turns: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -50,6 +57,9 @@ impl BlockServer {
             growth,
             threads,
             uploads: 0,
+            next_upload: 0,
+            given: Given::default(),
+            turns: Arc::new(Semaphore::new(MAX_SENDING_UPLOADS)),
             stop: stop.clone(),
             tasks: tasks.clone(),
         };
@@ -97,12 +107,18 @@ impl Handler<Accepted> for BlockServer {
         } else {
             log::info!("{from} is told to come back: {MAX_UPLOAD_CONNECTIONS} uploads are running");
         }
+        let id = UploadId(self.next_upload);
+        self.next_upload += 1;
         let upload = Upload {
             us: self.us.clone(),
+            id,
             from,
             open: self.open.clone(),
             suspect: self.suspect.clone(),
             others: self.others.clone(),
+            give: ctx.address().recipient(),
+            closed: ctx.address().recipient(),
+            turns: Arc::clone(&self.turns),
             growth: self.growth.clone(),
             is_granted,
         };
@@ -113,7 +129,7 @@ impl Handler<Accepted> for BlockServer {
                 () = upload::serve(upload, stream) => {}
             }
             if is_granted && let Some(server) = server.upgrade() {
-                server.do_send(UploadEnded);
+                server.do_send(UploadEnded(id));
             }
         });
         self.threads.take_turn().spawn(task);
@@ -123,13 +139,64 @@ impl Handler<Accepted> for BlockServer {
 /// An upload connection has ended.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct UploadEnded;
+struct UploadEnded(UploadId);
 
 impl Handler<UploadEnded> for BlockServer {
     type Result = ();
 
-    fn handle(&mut self, _: UploadEnded, _: &mut Self::Context) {
+    fn handle(&mut self, UploadEnded(id): UploadEnded, _: &mut Self::Context) {
         self.uploads -= 1;
+        self.given.end(id);
+    }
+}
+
+/// A getter asks for spans: note what it is given.
+#[derive(Message)]
+#[rtype(result = "Gives")]
+pub(super) struct Give {
+    pub to: UploadId,
+    pub id: FileId,
+    pub geometry: Geometry,
+    /// Not none.
+    pub spans: Range<u32>,
+    /// Whether only what no other getter was given.
+    pub is_fresh: bool,
+}
+
+/// What a getter is given.
+#[derive(Debug, MessageResponse)]
+pub(super) struct Gives {
+    /// The spans in front of this one.
+    pub until: u32,
+    /// If those are not all that it asked for: what others were given.
+    pub to_others: Option<SpanSet>,
+}
+
+impl Handler<Give> for BlockServer {
+    type Result = Gives;
+
+    fn handle(&mut self, give: Give, _: &mut Self::Context) -> Gives {
+        let Give { to, id, geometry, spans, is_fresh } = give;
+        let end = spans.end;
+        let until = self.given.give(to, id, &geometry, spans, is_fresh);
+        let to_others = (until < end).then(|| self.given.to_others(to, id, &geometry));
+        Gives { until, to_others }
+    }
+}
+
+/// A getter has not asked for this file for long: what it was given of it does not count any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Closed {
+    pub by: UploadId,
+    pub id: FileId,
+}
+
+impl Handler<Closed> for BlockServer {
+    type Result = ();
+
+    fn handle(&mut self, Closed { by, id }: Closed, _: &mut Self::Context) {
+        self.given.close(by, id);
     }
 }
 

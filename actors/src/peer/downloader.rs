@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use crate::base::limits::{
-    JOB_IN_FLIGHT_BYTES, JOB_TICK, MAX_DOWNLOAD_CONNECTIONS, MAX_PEERS_IN_FLIGHT, STALL_TIMEOUT,
-    STANDSTILL_TIMEOUT,
+    HALF_CONNECTED_FOR, JOB_IN_FLIGHT_BYTES, JOB_TICK, MAX_DOWNLOAD_CONNECTIONS, MAX_PEERS_IN_FLIGHT,
+    MAX_REPLACED_CONNECTIONS, REPLACE_EVERY, REPLACE_EVERY_MAX, STALL_TIMEOUT, STANDSTILL_TIMEOUT,
 };
 use crate::base::{FileId, FileName, PeerId, Question, SpanIndex, SpanSet, What};
 use crate::content::folder::{Folder, Stamp};
@@ -143,6 +143,9 @@ pub struct Downloader {
     /// Copies of finished files that are being made.
     copies: usize,
     is_connect_due: bool,
+    /// When sources are next compared with each other, and how long to wait behind that.
+    next_replacement: Instant,
+    replace_wait: Duration,
     is_over: bool,
     waiting: Vec<oneshot::Sender<()>>,
 }
@@ -168,7 +171,7 @@ impl Downloader {
             assembler: None,
             facts: None,
             started: Instant::now(),
-            plan: JobPlan::new(config.us.clone(), config.seed),
+            plan: JobPlan::new(config.seed),
             holders: Holders::new(config.us, config.listens_on),
             files: Vec::new(),
             by_id: BTreeMap::new(),
@@ -180,6 +183,8 @@ impl Downloader {
             sources: BTreeMap::new(),
             copies: 0,
             is_connect_due: false,
+            next_replacement: Instant::now(),
+            replace_wait: REPLACE_EVERY,
             is_over: false,
             waiting: Vec::new(),
         }
@@ -502,7 +507,7 @@ impl Downloader {
         // A file that is begun again, with another size, finds what was fetched before.
         file.kept_bytes = had.len_bytes(&geometry).saturating_sub(file.fetched_bytes);
         let (is_stream, is_complete) = (matches!(file.target, Target::Stream(_)), had.is_full());
-        self.plan.add_file(index, file.id, geometry, had);
+        self.plan.add_file(index, geometry, had);
         if file.is_size_disputed() {
             self.plan.doubt_size(index);
         }
@@ -830,15 +835,37 @@ impl Downloader {
         if self.is_over || self.holders.next_ready().is_none_or(|ready| ready > now) {
             return;
         }
-        let wanted: BTreeSet<PeerId> =
-            self.fetching.iter().flat_map(|index| self.files[index.0 as usize].holders().cloned()).collect();
-        while self.sources.len() < self.max_sources() {
+        let is_young = now.saturating_duration_since(self.started) < HALF_CONNECTED_FOR;
+        let most = if is_young { self.max_sources() / 2 } else { self.max_sources() };
+        let wanted = self.wanted_holders();
+        while self.sources.len() < most {
             let Some((peer, address)) = self.holders.dial(|peer| wanted.contains(peer), now, &mut self.rng)
             else {
                 break;
             };
             self.dial(peer, address, now);
         }
+    }
+
+    /// Those who are said to have what is being fetched.
+    fn wanted_holders(&self) -> BTreeSet<PeerId> {
+        self.fetching.iter().flat_map(|index| self.files[index.0 as usize].holders().cloned()).collect()
+    }
+
+    /// Has sources that deliver little make room for holders that are not connected.
+    fn replace_sources(&mut self, now: Instant) {
+        for id in self.plan.retired() {
+            self.end_source(id, Ending::MadeRoom);
+        }
+        if now < self.next_replacement || self.sources.len() < self.max_sources() {
+            return;
+        }
+        let wanted = self.wanted_holders();
+        let ready = self.holders.ready(|peer| wanted.contains(peer), now);
+        let retired = self.plan.retire_poor(ready.min(MAX_REPLACED_CONNECTIONS), now);
+        self.replace_wait =
+            if retired > 0 { REPLACE_EVERY } else { (self.replace_wait * 2).min(REPLACE_EVERY_MAX) };
+        self.next_replacement = now + self.replace_wait;
     }
 
     /// How many connections fit into the memory of a job: fewer if spans are large.
@@ -850,7 +877,7 @@ impl Downloader {
 
     fn dial(&mut self, peer: PeerId, address: SocketAddr, now: Instant) {
         let (Some(assembler), Some(facts)) = (&self.assembler, self.facts.clone()) else { return };
-        let source = self.plan.add_source(peer.clone(), now);
+        let source = self.plan.add_source(now);
         log::debug!("dialling {peer} at {address}");
         let config = SourceConfig {
             source,
@@ -892,7 +919,7 @@ impl Downloader {
         let lost_spans = self.plan.remove_source(id);
         if ending.is_lie() {
             log::warn!("{} at {} {ending}; it is not asked again for this job", source.peer, source.address);
-        } else if ending != Ending::NotNeeded {
+        } else if ending.is_failure() {
             log::info!("{} at {} {ending} ({lost_spans} spans unfinished)", source.peer, source.address);
         }
         if ending != Ending::NotNeeded {
@@ -1022,10 +1049,10 @@ impl Downloader {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
         self.assign_all();
+        self.replace_sources(now);
         self.connect();
         for index in self.fetching() {
-            let is_room = self.sources.len() < MAX_DOWNLOAD_CONNECTIONS;
-            if self.file(index).is_search_due(now) && is_room {
+            if self.file(index).is_search_due(now) {
                 self.search(index, ctx);
             }
             self.hurry_manifest(index, now, ctx);
@@ -1197,6 +1224,11 @@ impl Handler<SourceReport> for Downloader {
             }
             SourceFact::Holders { file, holders } => self.heard(id, file, holders, ctx),
             SourceFact::Missing { file } => self.missing(id, file, ctx),
+            SourceFact::Taken { file, spans, given } => {
+                self.plan.taken(id, file, spans, &given);
+                // Who was asked in vain may be the only one with room, or somebody else has it already.
+                self.assign_all();
+            }
             SourceFact::Settled(outcomes) => self.settled(id, outcomes, ctx),
             SourceFact::Ended(ending) => self.source_ended(id, ending, ctx),
         }

@@ -4,6 +4,7 @@
 //! once, with a reason. What was in flight then is known to the job's plan.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use actix::prelude::*;
 use actix_rt::ArbiterHandle;
@@ -12,7 +13,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::limits::MAX_REQUESTS_IN_FLIGHT;
-use crate::base::{FileId, Geometry, PeerId, SpanIndex};
+use crate::base::{FileId, Geometry, PeerId, SpanIndex, SpanSet};
 use crate::content::tree::SpanHash;
 use crate::peer::assembler::{Handoff, Outcome};
 use crate::peer::source_task::SourceTask;
@@ -154,6 +155,15 @@ pub enum SourceFact {
     Missing {
         /// The file.
         file: FileIndex,
+    },
+    /// It has given these spans to others, and so does not send them on a fresh request.
+    Taken {
+        /// The file.
+        file: FileIndex,
+        /// The spans that were asked for and do not come.
+        spans: Range<u32>,
+        /// All that it has given to others.
+        given: SpanSet,
     },
     /// Spans came and were dealt with.
     Settled(Vec<(FileIndex, SpanIndex, Outcome)>),

@@ -14,14 +14,14 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::limits::{MAX_ANSWER_HOLDERS, MAX_SPANS, SOURCE_DEAD_TIMEOUT};
-use crate::base::{FileId, Geometry, SpanIndex};
+use crate::base::{FileId, Geometry, SpanIndex, SpanSet};
 use crate::content::tree::SpanHash;
 use crate::net::blocks::{FrameReader, send_messages};
 use crate::net::link::LinkError;
 use crate::net::{dial, greeting};
 use crate::peer::assembler::{Handoff, SpansArrived, Verdict};
 use crate::peer::source_connection::{Order, SourceConfig, SourceFact, TaskFact};
-use crate::plan::{Ending, FileIndex};
+use crate::plan::{Ending, FileIndex, Request};
 use crate::wire::Hello;
 use crate::wire::frame::{FrameHeader, FrameLimits};
 use crate::wire::peer::{FromHolder, ToHolder};
@@ -42,7 +42,7 @@ enum Expected {
     Opened { file: FileIndex, id: FileId },
     Manifest { file: FileIndex, id: FileId, size: u64, spans: Option<bytes::Bytes>, values: Vec<SpanHash> },
     Holders { file: FileIndex, id: FileId },
-    Blocks { file: FileIndex, id: FileId, geometry: Geometry, next: u32, end: u32 },
+    Blocks { file: FileIndex, id: FileId, geometry: Geometry, next: u32, end: u32, is_fresh: bool },
 }
 
 /// A hand-over that is on its way.
@@ -141,7 +141,8 @@ fn ending_of(error: LinkError) -> Ending {
         | LinkError::Io(_)
         | LinkError::WriteStall(_)
         | LinkError::Idle(_)
-        | LinkError::NoHello(_) => Ending::Cut(error.to_string()),
+        | LinkError::NoHello(_)
+        | LinkError::FileChanged => Ending::Cut(error.to_string()),
     }
 }
 
@@ -199,9 +200,10 @@ impl Talk {
                     requests.push(ToHolder::Open { id, manifest });
                 }
                 Order::Get { request, id, geometry } => {
-                    requests.push(ToHolder::Get { id, run: geometry.run(&request.spans) });
-                    let (next, end) = (request.spans.start, request.spans.end);
-                    self.expected.push_back(Expected::Blocks { file: request.file, id, geometry, next, end });
+                    let Request { file, spans, is_fresh } = request;
+                    requests.push(ToHolder::Get { id, run: geometry.run(&spans), fresh: is_fresh });
+                    let (next, end) = (spans.start, spans.end);
+                    self.expected.push_back(Expected::Blocks { file, id, geometry, next, end, is_fresh });
                 }
                 Order::Peers { file, id } => {
                     self.expected.push_back(Expected::Holders { file, id });
@@ -270,6 +272,17 @@ impl Talk {
                 // of the file is in order.
                 let ending = self.flush().await;
                 self.tell(SourceFact::Missing { file }).await;
+                return Ok(ending);
+            }
+            (
+                FromHolder::Taken { id, given },
+                Some(Expected::Blocks { file, id: asked, geometry, next, end, is_fresh: true }),
+            ) if id == asked => {
+                let given = SpanSet::from_bytes(&geometry, &given);
+                let given = given.ok_or(LinkError::Unexpected("a bit set of another length"))?;
+                // As with MISSING: what came before is settled first.
+                let ending = self.flush().await;
+                self.tell(SourceFact::Taken { file, spans: next..end, given }).await;
                 return Ok(ending);
             }
             (FromHolder::Have { id, spans }, expected) => {

@@ -3,26 +3,31 @@
 //! Between two requests it tells which spans of partial files have come meanwhile.
 
 use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream};
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix::Recipient;
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::base::limits::{
     BUSY_RETRY, IDLE_TIMEOUT, MANIFEST_FRAME_SPANS, MAX_OPEN_FILES_PER_UPLOAD, MAX_REQUEST_SPANS,
+    TURN_TIMEOUT,
 };
-use crate::base::{BlockRun, FileId, PeerId, SpanSet};
+use crate::base::{BlockRun, FileId, PeerId, SpanIndex, SpanSet};
 use crate::content::part::PartData;
-use crate::net::blocks::{BlocksSink, FrameReader, send_messages};
+use crate::net::blocks::{Blocks, BlocksSink, FrameReader, send_messages};
 use crate::net::greeting;
 use crate::net::link::LinkError;
 use crate::net::reached::seen_by;
+use crate::peer::block_server::{Closed, Give, Gives};
 use crate::peer::library::Suspect;
 use crate::peer::shelf::{Open, Served, spans_bytes};
 use crate::peer::trackers::HoldersOf;
+use crate::plan::UploadId;
 use crate::wire::frame::{FrameHeader, FrameLimits};
 use crate::wire::peer::{FromHolder, ToHolder};
 use crate::wire::{Hello, Refusal};
@@ -30,10 +35,16 @@ use crate::wire::{Hello, Refusal};
 /// What a connection needs to be served.
 pub(super) struct Upload {
     pub us: PeerId,
+    pub id: UploadId,
     pub from: SocketAddr,
     pub open: Recipient<Open>,
     pub suspect: Recipient<Suspect>,
     pub others: Recipient<HoldersOf>,
+    /// Who knows what was given to whom.
+    pub give: Recipient<Give>,
+    pub closed: Recipient<Closed>,
+    /// The turns of those who send.
+    pub turns: Arc<Semaphore>,
     /// Changes whenever a partial file has got a span.
     pub growth: watch::Receiver<u64>,
     /// Whether there is room for it; else it is told to come back.
@@ -62,6 +73,7 @@ async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
         upload,
         opened: Vec::new(),
         told: Vec::new(),
+        is_slow: false,
         scratch: Vec::new(),
     };
     if !connection.upload.is_granted {
@@ -87,6 +99,8 @@ struct Connection {
     opened: Vec<(FileId, Served)>,
     /// Partial files that the getter opened, and the spans of them that it was told of.
     told: Vec<(FileId, Arc<PartData>, SpanSet)>,
+    /// Whether the getter did not take the last span within its turn.
+    is_slow: bool,
     scratch: Vec<u8>,
 }
 
@@ -135,7 +149,7 @@ impl Connection {
         match request {
             ToHolder::Hello(_) => self.refuse("HELLO came twice").await,
             ToHolder::Open { id, manifest } => self.open(id, manifest).await,
-            ToHolder::Get { id, run } => self.get(id, run).await,
+            ToHolder::Get { id, run, fresh } => self.get(id, run, fresh).await,
             ToHolder::Peers { id } => self.peers(id).await,
         }
     }
@@ -166,7 +180,7 @@ impl Connection {
         self.answer(&answers).await
     }
 
-    async fn get(&mut self, id: FileId, run: BlockRun) -> Result<(), LinkError> {
+    async fn get(&mut self, id: FileId, run: BlockRun, is_fresh: bool) -> Result<(), LinkError> {
         let Some(file) = self.file(id).await else {
             return self.answer(&[FromHolder::Missing { id }]).await;
         };
@@ -177,7 +191,9 @@ impl Connection {
         if spans.len() > MAX_REQUEST_SPANS {
             return self.refuse("a GET of more spans than one request may state").await;
         }
-        for span in spans.filter_map(|number| file.proof().geometry().span(u64::from(number))) {
+        let geometry = *file.proof().geometry();
+        let Gives { until, to_others } = self.give(id, &file, spans.clone(), is_fresh).await;
+        for span in (spans.start..until).filter_map(|number| geometry.span(u64::from(number))) {
             // Checked in front of every span: bytes of a changed file must not go out as the old id.
             if !file.is_unchanged() {
                 self.suspect(id);
@@ -186,16 +202,59 @@ impl Connection {
             if !file.has(span) {
                 return self.answer(&[FromHolder::Missing { id }]).await;
             }
-            let geometry = file.proof().geometry();
-            let (first, offset, len) =
-                (geometry.first_block(span), geometry.offset(span), geometry.len_bytes(span));
-            self.reader.stream_mut().send_blocks(first, file.file(), offset, len).await?;
+            let sent = self.send_span(&file, span).await;
+            if matches!(sent, Err(LinkError::FileChanged)) {
+                self.suspect(id);
+            }
+            sent?;
         }
         // Behind the last one too: it should be withdrawn now, and not when somebody asks again.
         if !file.is_unchanged() {
             self.suspect(id);
         }
-        Ok(())
+        match to_others {
+            Some(given) => self.answer(&[FromHolder::Taken { id, given: given.to_bytes().into() }]).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Has the spans noted as given to this getter, and learns up to which it may be sent them now.
+    async fn give(&self, id: FileId, file: &Served, spans: Range<u32>, is_fresh: bool) -> Gives {
+        let all = Gives { until: spans.end, to_others: None };
+        let geometry = *file.proof().geometry();
+        // Nobody waits for a part of what is one span.
+        if geometry.is_single() {
+            return all;
+        }
+        let give = Give { to: self.upload.id, id, geometry, spans, is_fresh };
+        // Who counts is gone when we are about to end.
+        self.upload.give.send(give).await.unwrap_or(all)
+    }
+
+    /// Sends a span when it is our turn. Who is slow keeps its turn for a while only, and then has none.
+    async fn send_span(&mut self, file: &Served, span: SpanIndex) -> Result<(), LinkError> {
+        let geometry = file.proof().geometry();
+        let blocks = Blocks {
+            first_block: geometry.first_block(span),
+            file: file.file(),
+            offset: geometry.offset(span),
+            len: geometry.len_bytes(span),
+        };
+        let turns = Arc::clone(&self.upload.turns);
+        let turn = if self.is_slow { None } else { turns.acquire().await.ok() };
+        let began = Instant::now();
+        let is_good = || file.is_unchanged();
+        let sending = self.reader.stream_mut().send_blocks(blocks, is_good);
+        tokio::pin!(sending);
+        let sent = match timeout(TURN_TIMEOUT, &mut sending).await {
+            Ok(sent) => sent,
+            Err(_) => {
+                drop(turn);
+                sending.await
+            }
+        };
+        self.is_slow = began.elapsed() >= TURN_TIMEOUT;
+        sent
     }
 
     async fn peers(&mut self, id: FileId) -> Result<(), LinkError> {
@@ -238,7 +297,8 @@ impl Connection {
     async fn open_anew(&mut self, id: FileId) -> Option<Served> {
         let file = self.upload.open.send(Open { id }).await.ok()??;
         if self.opened.len() == MAX_OPEN_FILES_PER_UPLOAD {
-            self.opened.remove(0);
+            let (id, _) = self.opened.remove(0);
+            self.upload.closed.do_send(Closed { by: self.upload.id, id });
         }
         self.opened.push((id, file.clone()));
         Some(file)

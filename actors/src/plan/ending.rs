@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::base::SpanIndex;
+use crate::base::limits::MADE_ROOM_FOR;
 
 /// Why a source is not asked any more; it says so once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub enum Ending {
     },
     /// It sent what was not asked or what is no message.
     Protocol(String),
+    /// It delivered little, and another holder takes its place.
+    MadeRoom,
     /// The job needs it no more.
     NotNeeded,
 }
@@ -64,6 +67,7 @@ impl Ending {
             }
             Ending::Busy(_) if failures >= MAX_BUSY => Policy::Never,
             Ending::Busy(wait) => Policy::AgainAfter(*wait),
+            Ending::MadeRoom => Policy::AgainAfter(MADE_ROOM_FOR),
             Ending::Refused(_)
             | Ending::Missing
             | Ending::WrongSpan(_)
@@ -72,6 +76,11 @@ impl Ending {
             | Ending::Protocol(_)
             | Ending::NotNeeded => Policy::Never,
         }
+    }
+
+    /// Whether the source is to blame, so that it counts against it when it happens again and again.
+    pub fn is_failure(&self) -> bool {
+        !matches!(self, Ending::MadeRoom | Ending::NotNeeded)
     }
 
     /// Whether the source told an untruth, rather than failed: worth a warning in the log.
@@ -96,6 +105,7 @@ impl fmt::Display for Ending {
             Ending::WrongManifest => f.write_str("sent a wrong manifest"),
             Ending::WrongSize { stated } => write!(f, "states a wrong size ({stated} bytes)"),
             Ending::Protocol(why) => write!(f, "broke the protocol: {why}"),
+            Ending::MadeRoom => f.write_str("made room for another holder"),
             Ending::NotNeeded => f.write_str("not needed any more"),
         }
     }
@@ -127,6 +137,8 @@ mod tests {
             assert_eq!(fault.policy(2), Policy::AgainAfter(2 * RETRY_FIRST), "{fault}");
             assert_eq!(fault.policy(3), Policy::Never, "{fault}");
         }
+        assert!(!Ending::MadeRoom.is_failure() && !Ending::MadeRoom.is_lie());
+        assert_eq!(Ending::MadeRoom.policy(99), Policy::AgainAfter(MADE_ROOM_FOR), "however often");
         let busy = Ending::Busy(Duration::from_secs(2));
         assert_eq!(busy.policy(29), Policy::AgainAfter(Duration::from_secs(2)));
         assert_eq!(busy.policy(30), Policy::Never, "busy for ever");

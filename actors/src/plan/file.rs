@@ -1,9 +1,10 @@
 //! The spans of one file: had, in flight or wanted, each exactly one of these.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::base::{Geometry, SpanIndex, SpanSet};
-use crate::plan::{Share, SourceId};
+use crate::plan::SourceId;
 
 /// At most so many sources have the same span in flight.
 pub(super) const MAX_ASKERS: usize = 2;
@@ -30,6 +31,15 @@ impl Holding {
     }
 }
 
+/// Spans to ask of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Consecutive spans; not none.
+    pub spans: Range<u32>,
+    /// Whether they are wanted only if nobody else was given them.
+    pub is_fresh: bool,
+}
+
 /// The state of every span of one file.
 #[derive(Debug)]
 pub struct FilePlan {
@@ -40,9 +50,8 @@ pub struct FilePlan {
     in_flight: BTreeMap<SpanIndex, Vec<SourceId>>,
     /// How many of the sources that have a part have this span; empty until there is such a source.
     copies: Vec<u16>,
-    /// Our share of the file, and those of the sources that have a part and fetch the rest like us.
-    share: Share,
-    rivals: Vec<Share>,
+    /// Sources that have a part, and fetch the rest like us.
+    rivals: usize,
     /// Whether the last span is asked first, to prove the size.
     is_size_doubted: bool,
     /// Spans from here on are not asked for yet: how far ahead of an ordered output the job may run.
@@ -51,8 +60,8 @@ pub struct FilePlan {
 }
 
 impl FilePlan {
-    /// A plan for a file of which `had` is there already; `share` is ours.
-    pub fn new(geometry: Geometry, had: SpanSet, share: Share) -> FilePlan {
+    /// A plan for a file of which `had` is there already.
+    pub fn new(geometry: Geometry, had: SpanSet) -> FilePlan {
         let mut wanted = SpanSet::empty(&geometry);
         for span in geometry.all_spans().filter(|span| !had.contains(*span)) {
             wanted.insert(span);
@@ -64,8 +73,7 @@ impl FilePlan {
             wanted,
             in_flight: BTreeMap::new(),
             copies: Vec::new(),
-            share,
-            rivals: Vec::new(),
+            rivals: 0,
             is_size_doubted: false,
             horizon,
             in_order: false,
@@ -104,13 +112,9 @@ impl FilePlan {
     }
 
     /// Counts the spans of a source that has a part, when it comes (`add`) and when it goes.
-    pub fn count_copies(&mut self, share: Share, holding: &Holding, add: bool) {
+    pub fn count_copies(&mut self, holding: &Holding, add: bool) {
         let Holding::Spans(spans) = holding else { return };
-        if add {
-            self.rivals.push(share);
-        } else if let Some(position) = self.rivals.iter().position(|rival| *rival == share) {
-            self.rivals.swap_remove(position);
-        }
+        self.rivals = if add { self.rivals + 1 } else { self.rivals - 1 };
         self.copies.resize(self.geometry.spans(), 0);
         for span in self.geometry.all_spans().filter(|span| spans.contains(*span)) {
             let copies = &mut self.copies[span.get()];
@@ -127,60 +131,58 @@ impl FilePlan {
         }
     }
 
-    /// The next span to ask of a source with this holding, and the ones behind it up to `max`.
+    /// What to ask of a source with this holding: up to `max` spans; `given` are those that it has
+    /// given to others, as far as it told.
     ///
     /// - An ordered output takes the first wanted span.
-    /// - While all sources are complete: spans in sequence from `cursor` on, which suits disks and
-    ///   long runs.
     /// - Of a partial source: the rarest span that it has, a random one among equals.
-    /// - Of a complete source while others fetch the same file: spans that fall to us and that
-    ///   nobody else has. When those are exhausted, one that is rare, but only if the source is
-    ///   idle for us: the others fetch what falls to them, and pass it on.
+    /// - Of a complete source: spans that nobody else has or was given, in sequence from `cursor` on,
+    ///   which suits disks and long runs. When those are exhausted the others have the rest, and pass
+    ///   it on: then one that is rare, but only if the source `is_idle` for us. Where there are no
+    ///   others, all the rest in sequence.
     pub fn choose(
         &self,
         holding: &Holding,
+        given: Option<&SpanSet>,
         cursor: u32,
         max: usize,
         is_idle: bool,
         rng: &mut fastrand::Rng,
-    ) -> Option<std::ops::Range<u32>> {
+    ) -> Option<Choice> {
         let open = |span: SpanIndex| {
             span.number() < self.horizon && self.wanted.contains(span) && holding.contains(span)
         };
-        let ours = |span: SpanIndex| open(span) && self.copies[span.get()] == 0 && self.falls_to_us(span);
+        let is_fresh = |span: SpanIndex| {
+            open(span)
+                && self.copies.get(span.get()).is_none_or(|copies| *copies == 0)
+                && given.is_none_or(|given| !given.contains(span))
+        };
+        let anyway = |spans| Choice { spans, is_fresh: false };
         let spans = self.geometry.spans() as u32;
         let last = self.geometry.last_span();
         if self.in_order {
-            return Some(self.run_from(self.first_open(0, &open)?, max, &open));
+            return Some(anyway(self.run_from(self.first_open(0, &open)?, max, &open)));
         }
         if self.is_size_doubted && open(last) {
-            return Some(self.run_from(last, 1, &open));
-        }
-        if self.rivals.is_empty() {
-            let first = self.first_open(cursor, &open).or_else(|| self.first_open(0, &open))?;
-            return Some(self.run_from(first, max, &open));
+            return Some(anyway(self.run_from(last, 1, &open)));
         }
         if matches!(holding, Holding::Spans(_)) {
-            return Some(self.run_from(self.rarest(rng.u32(0..spans), &open)?, 1, &open));
+            return Some(anyway(self.run_from(self.rarest(rng.u32(0..spans), &open)?, 1, &open)));
         }
-        match self.first_open(cursor, &ours).or_else(|| self.first_open(0, &ours)) {
-            Some(first) => Some(self.run_from(first, max, &ours)),
-            None if is_idle => Some(self.run_from(self.rarest(rng.u32(0..spans), &open)?, 1, &open)),
-            None => None,
+        if let Some(first) = self.first_open(cursor, &is_fresh).or_else(|| self.first_open(0, &is_fresh)) {
+            return Some(Choice { spans: self.run_from(first, max, &is_fresh), is_fresh: true });
         }
+        if self.rivals == 0 {
+            let first = self.first_open(cursor, &open).or_else(|| self.first_open(0, &open))?;
+            return Some(anyway(self.run_from(first, max, &open)));
+        }
+        if is_idle {
+            return Some(anyway(self.run_from(self.rarest(rng.u32(0..spans), &open)?, 1, &open)));
+        }
+        None
     }
 
-    fn falls_to_us(&self, span: SpanIndex) -> bool {
-        let ours = self.share.weight(span.number());
-        self.rivals.iter().all(|rival| rival.weight(span.number()) <= ours)
-    }
-
-    fn run_from(
-        &self,
-        first: SpanIndex,
-        max: usize,
-        open: &impl Fn(SpanIndex) -> bool,
-    ) -> std::ops::Range<u32> {
+    fn run_from(&self, first: SpanIndex, max: usize, open: &impl Fn(SpanIndex) -> bool) -> Range<u32> {
         let start = first.number();
         let end = (self.geometry.spans() as u32).min(start.saturating_add(max as u32));
         let rest = (start + 1..end)
@@ -201,7 +203,7 @@ impl FilePlan {
             .filter_map(|number| self.geometry.span(u64::from(number)))
             .filter(|span| open(*span))
             .take(RAREST_AMONG)
-            .min_by_key(|span| self.copies[span.get()])
+            .min_by_key(|span| self.copies.get(span.get()))
     }
 
     /// The spans in flight, and who was asked for each.

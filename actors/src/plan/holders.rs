@@ -95,7 +95,7 @@ impl Holders {
     /// A source ended.
     pub fn ended(&mut self, peer: &PeerId, ending: Ending, now: Instant) {
         let Some(entry) = self.entries.get_mut(peer) else { return };
-        entry.failures += 1;
+        entry.failures += u32::from(ending.is_failure());
         entry.state = match ending.policy(entry.failures) {
             Policy::AgainAfter(wait) => DialState::Ready(now + wait),
             Policy::Never => DialState::GivenUp,
@@ -122,6 +122,12 @@ impl Holders {
     pub fn any_put_off(&self, wanted: impl Fn(&PeerId) -> bool, now: Instant) -> bool {
         let is_put_off = |entry: &Entry| matches!(entry.state, DialState::Ready(at) if at > now);
         self.entries.iter().any(|(peer, entry)| is_put_off(entry) && wanted(peer))
+    }
+
+    /// How many among `wanted` can be dialled now.
+    pub fn ready(&self, wanted: impl Fn(&PeerId) -> bool, now: Instant) -> usize {
+        let is_ready = |entry: &Entry| matches!(entry.state, DialState::Ready(at) if at <= now);
+        self.entries.iter().filter(|(peer, entry)| is_ready(entry) && wanted(peer)).count()
     }
 
     /// How this holder last ended.

@@ -8,11 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::base::limits::{JOB_IN_FLIGHT_BYTES, MAX_REQUESTS_IN_FLIGHT, STALL_TIMEOUT};
-use crate::base::{FileId, Geometry, PeerId, SpanIndex, SpanSet};
+use crate::base::limits::{JOB_IN_FLIGHT_BYTES, MAX_REQUESTS_IN_FLIGHT, STALL_TIMEOUT, USELESS_TIMEOUT};
+use crate::base::{Geometry, SpanIndex, SpanSet};
 use crate::plan::file::{FilePlan, Holding, MAX_ASKERS};
 use crate::plan::rate::Rate;
-use crate::plan::share::Share;
 
 /// A file of the job, numbered in the order in which they were asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +28,8 @@ pub struct Request {
     pub file: FileIndex,
     /// Its spans; not empty.
     pub spans: Range<u32>,
+    /// Whether they are wanted only if the source has given them to nobody else.
+    pub is_fresh: bool,
 }
 
 /// What became of a delivered span.
@@ -44,13 +45,12 @@ pub enum Settled {
 }
 
 /// How much time's worth of data a source may have in flight: covers the round trip and a few late
-/// wake-ups, and is little enough that a source which slows down has not taken much with it.
-const WINDOW: Duration = Duration::from_millis(200);
-/// The window of a source that was not measured yet: keeps 1 Gbit/s busy over 8 ms.
+/// wake-ups. Little, for a span that waits in one source's queue is not asked of another one that
+/// has got it meanwhile: with twice as much, sixteen that fetch together take 5 % longer.
+const WINDOW: Duration = Duration::from_millis(100);
+/// What the sources that were not measured yet may have in flight together: keeps 1 Gbit/s busy over
+/// 8 ms. Whatever the window, each source may be asked for one span.
 const FIRST_WINDOW_BYTES: u64 = 1 << 20;
-/// The smallest window of a source that was measured: two spans of most files, so that one is on its
-/// way while the other is being written.
-const MIN_WINDOW_BYTES: u64 = 512 << 10;
 /// The largest window.
 const MAX_WINDOW_BYTES: u64 = 8 << 20;
 /// A request states at most so many bytes: a span that is late can be given away span by span, but
@@ -58,8 +58,16 @@ const MAX_WINDOW_BYTES: u64 = 8 << 20;
 const MAX_RUN_BYTES: u64 = 1 << 20;
 /// A span is late if it is expected this many times later than another source would deliver it...
 const LATE_FACTOR: u32 = 2;
-/// ... and at least so much later: below it, duplicates would only be noise.
-const LATE_BY: Duration = Duration::from_millis(50);
+/// ... and at least so much later: while other spans are wanted, only what hardly moves is worth a
+/// duplicate...
+const LATE_BY: Duration = Duration::from_secs(1);
+/// ... and at the end everything that is more than noise.
+const LATE_BY_AT_END: Duration = Duration::from_millis(50);
+/// A source is not judged before it was connected for so long: a few windows.
+const TRIAL: Duration = Duration::from_secs(1);
+/// A source makes room for another one if it delivers less than this part of what sources deliver on
+/// average: it is busy with many others, and who nobody asks yet is better (parts of 100).
+const POOR_PERCENT: u64 = 75;
 
 #[derive(Debug)]
 struct Asked {
@@ -79,14 +87,22 @@ struct SourcePlan {
     progress: Instant,
     /// Where its sequence goes on, per file.
     cursors: HashMap<FileIndex, u32>,
-    peer: PeerId,
+    /// What it has given to others, as far as it told.
+    given: HashMap<FileIndex, SpanSet>,
+    /// When it was added.
+    since: Instant,
+    /// When it last delivered what was of use.
+    useful: Instant,
+    /// Whether it makes room for another one.
+    is_retired: bool,
 }
 
 impl SourcePlan {
-    fn window_bytes(&self) -> u64 {
-        let Some(rate) = self.rate.bytes_s() else { return FIRST_WINDOW_BYTES };
+    /// Its window in a job of so many sources, in bytes; at least 1, which is room for one span.
+    fn window_bytes(&self, sources: usize) -> u64 {
+        let Some(rate) = self.rate.bytes_s() else { return FIRST_WINDOW_BYTES / sources.max(1) as u64 };
         let bytes = u128::from(rate) * WINDOW.as_millis() / 1000;
-        (bytes as u64).clamp(MIN_WINDOW_BYTES, MAX_WINDOW_BYTES)
+        (bytes as u64).clamp(1, MAX_WINDOW_BYTES)
     }
 
     /// How long it takes this source to deliver so many bytes.
@@ -97,10 +113,14 @@ impl SourcePlan {
         }
     }
 
-    /// When this source is expected to deliver the span at `position` of its queue.
+    /// When this source is expected to deliver the span at `position` of its queue. One that was not
+    /// measured yet is trusted until it stalls.
     fn expected_in(&self, position: usize, now: Instant) -> Duration {
         if now.saturating_duration_since(self.progress) >= STALL_TIMEOUT {
             return Duration::MAX;
+        }
+        if self.rate.bytes_s().is_none() {
+            return Duration::ZERO;
         }
         self.time_for(self.queue.iter().take(position + 1).map(|asked| asked.bytes).sum())
     }
@@ -109,9 +129,7 @@ impl SourcePlan {
 /// The plan of a job.
 #[derive(Debug)]
 pub struct JobPlan {
-    us: PeerId,
     files: BTreeMap<FileIndex, FilePlan>,
-    ids: BTreeMap<FileIndex, FileId>,
     /// The files that have wanted spans, so that a job of very many is not searched each time.
     with_wanted: BTreeSet<FileIndex>,
     sources: BTreeMap<SourceId, SourcePlan>,
@@ -122,10 +140,8 @@ pub struct JobPlan {
 
 impl JobPlan {
     /// An empty plan; equal seeds make equal choices.
-    pub fn new(us: PeerId, seed: u64) -> JobPlan {
+    pub fn new(seed: u64) -> JobPlan {
         JobPlan {
-            us,
-            ids: BTreeMap::new(),
             files: BTreeMap::new(),
             with_wanted: BTreeSet::new(),
             sources: BTreeMap::new(),
@@ -136,9 +152,8 @@ impl JobPlan {
     }
 
     /// Takes up a file of which `had` is there already.
-    pub fn add_file(&mut self, file: FileIndex, id: FileId, geometry: Geometry, had: SpanSet) {
-        let plan = FilePlan::new(geometry, had, Share::of(&self.us, &id));
-        self.ids.insert(file, id);
+    pub fn add_file(&mut self, file: FileIndex, geometry: Geometry, had: SpanSet) {
+        let plan = FilePlan::new(geometry, had);
         if plan.has_wanted() {
             self.with_wanted.insert(file);
         }
@@ -148,11 +163,11 @@ impl JobPlan {
     /// Forgets a file; what is in flight of it is settled as wasted when it arrives.
     pub fn remove_file(&mut self, file: FileIndex) {
         self.files.remove(&file);
-        self.ids.remove(&file);
         self.with_wanted.remove(&file);
         for source in self.sources.values_mut() {
             source.holdings.remove(&file);
             source.cursors.remove(&file);
+            source.given.remove(&file);
         }
     }
 
@@ -180,8 +195,8 @@ impl JobPlan {
         }
     }
 
-    /// A connection to this peer, which can be asked.
-    pub fn add_source(&mut self, peer: PeerId, now: Instant) -> SourceId {
+    /// A connection that can be asked.
+    pub fn add_source(&mut self, now: Instant) -> SourceId {
         let id = SourceId(self.next_source);
         self.next_source += 1;
         let source = SourcePlan {
@@ -191,7 +206,10 @@ impl JobPlan {
             rate: Rate::new(now),
             progress: now,
             cursors: HashMap::new(),
-            peer,
+            given: HashMap::new(),
+            since: now,
+            useful: now,
+            is_retired: false,
         };
         self.sources.insert(id, source);
         id
@@ -205,8 +223,8 @@ impl JobPlan {
             self.not_delivered(asked.file, asked.span, id);
         }
         for (file, holding) in &source.holdings {
-            if let (Some(plan), Some(file)) = (self.files.get_mut(file), self.ids.get(file)) {
-                plan.count_copies(Share::of(&source.peer, file), holding, false);
+            if let Some(plan) = self.files.get_mut(file) {
+                plan.count_copies(holding, false);
             }
         }
         source.queue.len()
@@ -217,13 +235,11 @@ impl JobPlan {
         let (Some(source), Some(plan)) = (self.sources.get_mut(&id), self.files.get_mut(&file)) else {
             return;
         };
-        let Some(file_id) = self.ids.get(&file) else { return };
-        let share = Share::of(&source.peer, file_id);
         if let Some(old) = source.holdings.remove(&file) {
-            plan.count_copies(share, &old, false);
+            plan.count_copies(&old, false);
         }
         if let Some(holding) = holding {
-            plan.count_copies(share, &holding, true);
+            plan.count_copies(&holding, true);
             source.holdings.insert(file, holding);
             return;
         }
@@ -254,6 +270,53 @@ impl JobPlan {
         self.sources.get(&id).is_some_and(|source| source.holdings.contains_key(&file))
     }
 
+    /// Has up to `most` sources make room for others: those that deliver least, if that is much less
+    /// than what the others do, or nothing for [`USELESS_TIMEOUT`]. They are asked for nothing any
+    /// more from here on. The last one that holds all of a wanted file stays.
+    /// Returns how many that are.
+    pub fn retire_poor(&mut self, most: usize, now: Instant) -> usize {
+        let judged = |source: &SourcePlan| !source.is_retired && now >= source.since + TRIAL;
+        let mut rates: Vec<(u64, SourceId)> = Vec::new();
+        for (id, source) in self.sources.iter_mut().filter(|(_, source)| judged(source)) {
+            rates.push((source.rate.bytes_s_at(now), *id));
+        }
+        let mean = rates.iter().map(|(rate, _)| rate).sum::<u64>() / (rates.len() as u64).max(1);
+        rates.sort_unstable();
+        let mut retired = 0;
+        for (rate, id) in rates {
+            let Some(source) = self.sources.get(&id) else { continue };
+            let is_poor = rate < mean * POOR_PERCENT / 100;
+            let is_useless = now.saturating_duration_since(source.useful) >= USELESS_TIMEOUT;
+            if retired < most && (is_poor || is_useless) && !self.is_last_with_all(id) {
+                self.retire(id);
+                retired += 1;
+            }
+        }
+        retired
+    }
+
+    fn is_last_with_all(&self, id: SourceId) -> bool {
+        let Some(source) = self.sources.get(&id) else { return false };
+        let has_all = |source: &SourcePlan, file| source.holdings.get(file) == Some(&Holding::All);
+        source.holdings.keys().filter(|file| has_all(source, file)).any(|file| {
+            let mut others =
+                self.sources.iter().filter(|(other, source)| **other != id && !source.is_retired);
+            !others.any(|(_, source)| has_all(source, file))
+        })
+    }
+
+    fn retire(&mut self, id: SourceId) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.is_retired = true;
+        }
+    }
+
+    /// The sources that have made room and owe nothing any more.
+    pub fn retired(&self) -> Vec<SourceId> {
+        let is_over = |source: &SourcePlan| source.is_retired && source.queue.is_empty();
+        self.sources.iter().filter(|(_, source)| is_over(source)).map(|(id, _)| *id).collect()
+    }
+
     /// The sources of the plan.
     pub fn sources(&self) -> Vec<SourceId> {
         self.sources.keys().copied().collect()
@@ -267,6 +330,9 @@ impl JobPlan {
     /// What to ask of a source now.
     pub fn assign(&mut self, id: SourceId, now: Instant) -> Vec<Request> {
         let mut requests = Vec::new();
+        if self.sources.get(&id).is_none_or(|source| source.is_retired) {
+            return requests;
+        }
         while let Some(request) = self.next_request(id) {
             self.ask(id, &request, now);
             requests.push(request);
@@ -285,7 +351,7 @@ impl JobPlan {
         if source.queue.len() >= MAX_REQUESTS_IN_FLIGHT {
             return 0;
         }
-        let window = source.window_bytes().saturating_sub(source.in_flight_bytes);
+        let window = source.window_bytes(self.sources.len()).saturating_sub(source.in_flight_bytes);
         // A source that has nothing in flight gets its one span whatever the others have taken.
         let job = JOB_IN_FLIGHT_BYTES.saturating_sub(self.in_flight_bytes);
         if source.queue.is_empty() { window } else { window.min(job) }
@@ -305,8 +371,9 @@ impl JobPlan {
                 None => self.rng.u32(0..plan.geometry().spans() as u32),
             };
             let max = room.min(MAX_RUN_BYTES).div_ceil(plan.geometry().span_len_bytes()) as usize;
-            if let Some(spans) = plan.choose(holding, cursor, max, source.queue.is_empty(), &mut self.rng) {
-                return Some(Request { file, spans });
+            let (given, is_idle) = (source.given.get(&file), source.queue.is_empty());
+            if let Some(choice) = plan.choose(holding, given, cursor, max, is_idle, &mut self.rng) {
+                return Some(Request { file, spans: choice.spans, is_fresh: choice.is_fresh });
             }
         }
         None
@@ -334,10 +401,12 @@ impl JobPlan {
                     continue;
                 };
                 let ours = source.time_for(source.in_flight_bytes + plan.geometry().len_bytes(span) as u64);
-                let late = expected > ours.saturating_mul(LATE_FACTOR) && expected > ours + LATE_BY;
+                let late_by = if plan.has_wanted() { LATE_BY } else { LATE_BY_AT_END };
+                let late = expected > ours.saturating_mul(LATE_FACTOR) && expected > ours + late_by;
                 if late && expected > latest {
                     latest = expected;
-                    found = Some(Request { file: *file, spans: span.number()..span.number() + 1 });
+                    let spans = span.number()..span.number() + 1;
+                    found = Some(Request { file: *file, spans, is_fresh: false });
                 }
             }
         }
@@ -379,13 +448,37 @@ impl JobPlan {
         if !plan.has_wanted() {
             self.with_wanted.remove(&file);
         }
-        if new { Settled::Used { complete: plan.is_complete() } } else { Settled::Wasted }
+        if !new {
+            return Settled::Wasted;
+        }
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.useful = now;
+        }
+        Settled::Used { complete: self.files.get(&file).is_some_and(FilePlan::is_complete) }
     }
 
     /// A source will not deliver this span (it was wrong, or could not be written).
     pub fn not_stored(&mut self, id: SourceId, file: FileIndex, span: SpanIndex) {
         self.unasked(id, file, span);
         self.not_delivered(file, span, id);
+    }
+
+    /// A source was asked for these spans only if it had given them to nobody else, and it has: what it
+    /// has given to others is `given`. What it once said counts for good, so that no source can
+    /// refuse for ever.
+    pub fn taken(&mut self, id: SourceId, file: FileIndex, spans: Range<u32>, given: &SpanSet) {
+        let Some(geometry) = self.files.get(&file).map(|plan| *plan.geometry()) else { return };
+        let spans: Vec<_> = spans.filter_map(|number| geometry.span(u64::from(number))).collect();
+        for span in &spans {
+            self.not_stored(id, file, *span);
+        }
+        if let Some(source) = self.sources.get_mut(&id) {
+            let all = source.given.entry(file).or_insert_with(|| SpanSet::empty(&geometry));
+            all.add_all(given);
+            for span in spans {
+                all.insert(span);
+            }
+        }
     }
 
     /// Takes a span off a source's queue; its bytes.
@@ -439,6 +532,8 @@ impl JobPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::FileId;
+    use crate::plan::{Given, UploadId};
     use proptest::prelude::*;
 
     const SPAN: u64 = 262_144;
@@ -447,15 +542,11 @@ mod tests {
         Geometry::new(spans * SPAN - 100).unwrap()
     }
 
-    fn peer(n: usize) -> PeerId {
-        format!("p{n}").parse().unwrap()
-    }
-
     fn plan_of(spans: u64, sources: usize, now: Instant) -> (JobPlan, FileIndex, Vec<SourceId>) {
-        let mut plan = JobPlan::new(peer(99), 7);
+        let mut plan = JobPlan::new(7);
         let file = FileIndex(0);
-        plan.add_file(file, FileId::from_bytes([0; 32]), geometry(spans), SpanSet::empty(&geometry(spans)));
-        let ids: Vec<_> = (0..sources).map(|n| plan.add_source(peer(n), now)).collect();
+        plan.add_file(file, geometry(spans), SpanSet::empty(&geometry(spans)));
+        let ids: Vec<_> = (0..sources).map(|_| plan.add_source(now)).collect();
         for id in &ids {
             plan.set_holding(*id, file, Some(Holding::All));
         }
@@ -472,7 +563,7 @@ mod tests {
         let now = Instant::now();
         let (mut plan, file, ids) = plan_of(50, 1, now);
         plan.doubt_size(file);
-        assert_eq!(plan.assign(ids[0], now)[0], Request { file, spans: 49..50 });
+        assert_eq!(plan.assign(ids[0], now)[0], Request { file, spans: 49..50, is_fresh: false });
     }
 
     #[test]
@@ -495,7 +586,7 @@ mod tests {
         assert_eq!(spans_of(&plan.assign(ids[0], now)).len(), 3);
         assert_eq!(plan.assign(ids[0], now), []);
         plan.limit_file_to(file, 4);
-        assert_eq!(plan.assign(ids[0], now), [Request { file, spans: 3..4 }]);
+        assert_eq!(plan.assign(ids[0], now), [Request { file, spans: 3..4, is_fresh: false }]);
     }
 
     #[test]
@@ -538,40 +629,62 @@ mod tests {
     }
 
     #[test]
-    fn those_who_fetch_together_ask_a_complete_holder_for_different_spans() {
+    fn those_who_fetch_together_take_each_span_of_a_complete_holder_once() {
+        const GETTERS: usize = 8;
         let now = Instant::now();
         let g = geometry(400);
-        let id = FileId::from_bytes([3; 32]);
-        let mut asked = BTreeSet::new();
-        let mut total = 0;
-        for us in 0..8 {
-            let mut plan = JobPlan::new(peer(us), us as u64);
-            let file = FileIndex(0);
-            plan.add_file(file, id, g, SpanSet::empty(&g));
-            for rival in (0..8).filter(|rival| *rival != us) {
-                let source = plan.add_source(peer(rival), now);
-                plan.set_holding(source, file, Some(Holding::Spans(SpanSet::empty(&g))));
-            }
-            let origin = plan.add_source(peer(8), now);
-            plan.set_holding(origin, file, Some(Holding::All));
-            let mut ours = 0;
-            loop {
-                let spans = spans_of(&plan.assign(origin, now));
-                // Its own spans come several at a time; one at a time is asked when they are exhausted.
-                if spans.len() <= 1 {
-                    break;
+        let (file, id) = (FileIndex(0), FileId::from_bytes([3; 32]));
+        let mut given = Given::default();
+        let mut plans: Vec<_> = (0..GETTERS)
+            .map(|us| {
+                let mut plan = JobPlan::new(us as u64);
+                plan.add_file(file, g, SpanSet::empty(&g));
+                let rival = plan.add_source(now);
+                plan.set_holding(rival, file, Some(Holding::Spans(SpanSet::empty(&g))));
+                let origin = plan.add_source(now);
+                plan.set_holding(origin, file, Some(Holding::All));
+                (plan, origin, 0)
+            })
+            .collect();
+        let mut sent = 0;
+        // The others have nothing yet: each getter knows only what the holder tells.
+        while sent < 400 {
+            for (us, (plan, origin, ours)) in plans.iter_mut().enumerate() {
+                let to = UploadId(us as u64);
+                for Request { spans, is_fresh, .. } in plan.assign(*origin, now) {
+                    assert!(is_fresh || sent >= 400, "only a fresh span is asked for while there is one");
+                    let end = given.give(to, id, &g, spans.clone(), is_fresh);
+                    for span in (spans.start..end).map(|number| g.span(number.into()).unwrap()) {
+                        plan.stored(*origin, file, span, now);
+                        (*ours, sent) = (*ours + 1, sent + 1);
+                    }
+                    if end < spans.end {
+                        plan.taken(*origin, file, end..spans.end, &given.to_others(to, id, &g));
+                    }
+                    plan.check();
                 }
-                for (file, span) in spans {
-                    ours += 1;
-                    asked.insert(span);
-                    plan.stored(origin, file, span, now);
-                }
             }
-            assert!((30..=70).contains(&ours), "{ours} of 400 spans fall to one of eight");
-            total += ours;
         }
-        assert_eq!(asked.len(), total, "no span is asked by two");
-        assert!(total > 380, "{total}: nearly all are asked by somebody");
+        for us in 0..GETTERS {
+            let others = given.to_others(UploadId(us as u64), id, &g).count();
+            assert_eq!(others + plans[us].2, 400, "no span was given to two");
+            assert!(plans[us].2 >= 10, "{} of 400 spans went to one of eight", plans[us].2);
+        }
+    }
+
+    #[test]
+    fn what_the_only_holder_gave_to_others_is_asked_for_all_the_same() {
+        let now = Instant::now();
+        let (mut plan, file, ids) = plan_of(4, 1, now);
+        let first = plan.assign(ids[0], now);
+        assert!(first.iter().all(|request| request.is_fresh));
+        for request in first {
+            plan.taken(ids[0], file, request.spans, &SpanSet::empty(&geometry(4)));
+        }
+        let again = plan.assign(ids[0], now);
+        assert!(again.iter().all(|request| !request.is_fresh));
+        assert_eq!(spans_of(&again).len(), 4);
+        plan.check();
     }
 
     #[test]
@@ -592,6 +705,15 @@ mod tests {
         assert!(queue.len() as u64 <= (MAX_WINDOW_BYTES + MAX_RUN_BYTES) / SPAN, "{}", queue.len());
     }
 
+    fn random_set(geometry: &Geometry, seed: u64) -> SpanSet {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut set = SpanSet::empty(geometry);
+        geometry.all_spans().filter(|_| rng.bool()).for_each(|span| {
+            set.insert(span);
+        });
+        set
+    }
+
     /// What can happen to a job, as the naive model below replays it.
     #[derive(Clone, Debug)]
     enum Step {
@@ -601,6 +723,7 @@ mod tests {
         Deliver(usize),
         Refuse(usize),
         Missing(usize, u32),
+        Taken(usize, u64),
         Have(usize, u32, u64),
         Wait(u64),
     }
@@ -613,6 +736,7 @@ mod tests {
             16 => (0usize..8).prop_map(Step::Deliver),
             1 => (0usize..8).prop_map(Step::Refuse),
             1 => (0usize..8, 0u32..3).prop_map(|(s, f)| Step::Missing(s, f)),
+            1 => (0usize..8, any::<u64>()).prop_map(|(s, seed)| Step::Taken(s, seed)),
             2 => (0usize..8, 0u32..3, 0u64..70).prop_map(|(s, f, n)| Step::Have(s, f, n)),
             1 => (1u64..5000).prop_map(Step::Wait),
         ]
@@ -628,27 +752,22 @@ mod tests {
             steps in prop::collection::vec(step(), 0..120),
         ) {
             let mut now = Instant::now();
-            let mut plan = JobPlan::new(peer(99), 1);
+            let mut plan = JobPlan::new(1);
             let geometries: Vec<_> = sizes.iter().map(|size| Geometry::new(*size).unwrap()).collect();
             for (n, g) in geometries.iter().enumerate() {
-                plan.add_file(FileIndex(n as u32), FileId::from_bytes([n as u8; 32]), *g, SpanSet::empty(g));
+                plan.add_file(FileIndex(n as u32), *g, SpanSet::empty(g));
             }
             let mut asked: Vec<(SourceId, VecDeque<(FileIndex, SpanIndex)>)> = Vec::new();
             let mut had: BTreeSet<(FileIndex, SpanIndex)> = BTreeSet::new();
             for step in steps {
                 match step {
                     Step::AddSource(holdings) if asked.len() < 8 => {
-                        let id = plan.add_source(peer(asked.len()), now);
+                        let id = plan.add_source(now);
                         for (n, seed) in holdings.into_iter().enumerate() {
                             let g = &geometries[n];
                             let holding = match seed {
                                 None => Holding::All,
-                                Some(seed) => {
-                                    let mut rng = fastrand::Rng::with_seed(seed);
-                                    let mut set = SpanSet::empty(g);
-                                    g.all_spans().for_each(|s| if rng.bool() { set.insert(s); });
-                                    Holding::Spans(set)
-                                }
+                                Some(seed) => Holding::Spans(random_set(g, seed)),
                             };
                             plan.set_holding(id, FileIndex(n as u32), Some(holding));
                         }
@@ -683,6 +802,18 @@ mod tests {
                         plan.set_holding(asked[n].0, FileIndex(file), None);
                         asked[n].1.retain(|(f, _)| f.0 != file);
                     }
+                    Step::Taken(n, seed) if n < asked.len() => {
+                        let (id, queue) = &mut asked[n];
+                        let Some((file, span)) = queue.front().copied() else { continue };
+                        let run = queue
+                            .iter()
+                            .zip(span.number()..)
+                            .take_while(|((f, s), number)| *f == file && s.number() == *number)
+                            .count();
+                        queue.drain(..run);
+                        let given = random_set(&geometries[file.0 as usize], seed);
+                        plan.taken(*id, file, span.number()..span.number() + run as u32, &given);
+                    }
                     Step::Have(n, file, span) if n < asked.len() => {
                         if let Some(span) = geometries[file as usize].span(span) {
                             plan.extend_holding(asked[n].0, FileIndex(file), &[span]);
@@ -703,7 +834,7 @@ mod tests {
             for (id, _) in asked {
                 plan.remove_source(id);
             }
-            let good = plan.add_source(peer(50), now);
+            let good = plan.add_source(now);
             for n in 0..3 {
                 plan.set_holding(good, FileIndex(n), Some(Holding::All));
             }

@@ -11,7 +11,8 @@ use crate::base::PeerId;
 /// | version | what changed |
 /// |---|---|
 /// | 1 | the first |
-pub const VERSION: u16 = 1;
+/// | 2 | GET says whether only fresh spans are wanted, and can be answered TAKEN |
+pub const VERSION: u16 = 2;
 
 /// The first frame in either direction. Its fields are the one thing no later version may change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! The protocol, version 1: messages and their bytes. No sockets, no clock, no actors.
+//! The protocol, version 2: messages and their bytes. No sockets, no clock, no actors.
 //!
 //! # Frames
 //!
@@ -44,6 +44,10 @@
 //! - GET asks for a run of whole spans of an id. The answer is one BLOCKS frame per span, in order,
 //!   the last one clipped to the end of the file; or MISSING for those that cannot be had (any more).
 //!   A file of one span is proved by its id alone, so it can be asked for without OPEN.
+//! - A *fresh* GET is for spans that nobody else was given: those who fetch together take each span
+//!   from a lone holder once, and pass it on. At the first span that another connected getter was
+//!   given, TAKEN answers the rest of it, with the set of all such spans; who wants one all the same
+//!   asks for it with a GET that is not fresh.
 //! - PEERS asks who else has an id, for the time when no tracker answers. HOLDERS are those that a
 //!   tracker told the asked one of, and those that it fetches from itself. Addresses that a stranger
 //!   stated about others are not passed on. The getter trusts none of them: it dials no address that

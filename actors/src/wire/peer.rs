@@ -28,6 +28,8 @@ pub enum ToHolder {
         /// The blocks.
         #[serde(with = "BlockRunFields")]
         run: BlockRun,
+        /// Only those that the holder has given to no other getter that is connected to it.
+        fresh: bool,
     },
     /// Who else has this file?
     Peers {
@@ -70,6 +72,14 @@ pub enum FromHolder {
     Missing {
         /// The file.
         id: FileId,
+    },
+    /// The answer to (the rest of) a fresh GET: its next span was given to another getter, who will
+    /// pass it on.
+    Taken {
+        /// The file.
+        id: FileId,
+        /// The spans that were given to others: a bit per span (lowest bit first).
+        given: Bytes,
     },
     /// The answer to PEERS; of who is told it is known only that he was one.
     Holders {
