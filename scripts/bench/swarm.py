@@ -1,0 +1,289 @@
+"""One to many on equal limited links: every machine a network namespace, and what went over its link."""
+
+from __future__ import annotations
+
+import re
+import time
+from argparse import Namespace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from collections.abc import Sequence
+
+import links
+import report
+from isolate import Place
+from links import Carried, Links
+from processes import Crew, Event, Failed, Process, say
+from report import Spread
+from tools import Data, Getter, Round, Tool
+from turns import need_memory, random_file, take_turns
+
+TICK_S = 0.02
+"""How often the counters of the links are read."""
+FIRST_BYTES = 16 * 1024
+"""What a machine has received when data have begun to arrive: more than the talk before."""
+STALLED_S = 15.0
+"""When nothing moved for so long, nothing will: well over the time that any client here lets a dead source be."""
+MOVING_BYTES = 256 * 1024
+"""What all getters together receive in STALLED_S if anything moves: more than clients that talk of nothing."""
+ROUNDS = 3
+LIMIT_OF_BOUND = 25
+"""How often the shortest possible time a round may take: sixteen copies from one server take 17."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What happens in a swarm."""
+
+    name: str
+    getters: int
+    mib: int
+    mbit: int
+    kill_after_files: float | None = None
+    """The origin is killed when it has sent so many times the size of the file."""
+    late: int = 0
+    """So many more join when the getters have half of what they need."""
+
+    @property
+    def bound_s(self) -> float:
+        """What it takes at least: the file through one link."""
+        return (self.mib << 20) * 8 / (self.mbit * 1e6)
+
+
+CASES = (
+    Case("swarm-8", 8, 256, 200),
+    Case("swarm-16", 16, 64, 100),
+    Case("swarm-origin-killed", 8, 256, 200, kill_after_files=1.16),
+    Case("swarm-late", 8, 256, 200, late=4),
+)
+
+
+@dataclass
+class Swarm:
+    """What one round showed."""
+
+    finished: int = 0
+    getters: int = 0
+    last_s: float = 0.0
+    """The last of all getters, from the start of the first."""
+    last_of_first_s: float = 0.0
+    """The last of those that started at the beginning."""
+    first_byte_s: float = 0.0
+    """When data had begun to arrive at all of those."""
+    own_last_s: float | None = None
+    """The longest time that a getter itself gives."""
+    origin_files: float = 0.0
+    """Bytes that the origin sent, in sizes of the file."""
+    moved: float = 0.0
+    """Bytes that all getters received, against what they need."""
+    killed_s: float | None = None
+    """When the origin was killed."""
+    why: str | None = None
+    """What went wrong."""
+    slowed: float | None = None
+    """By how much those that join late slow the first down, against a run without."""
+
+
+@dataclass
+class _Running:
+    """The getters of a round while they run."""
+
+    round: Round
+    links: Links
+    tool: Tool
+    case: Case
+    started: float
+    getters: dict[Process, Getter] = field(default_factory=dict)
+    done_s: dict[Process, float] = field(default_factory=dict)
+    ended: int = 0
+    own_s: list[float] = field(default_factory=list)
+    why: str | None = None
+
+    def start(self, count: int) -> None:
+        """Starts so many more."""
+        for _ in range(count):
+            number = len(self.getters)
+            host = self.links.hosts[number + 2]
+            getter = self.tool.getter(self.round, host, number, stays=True)
+            process = self.round.crew.start(f"getter{number}", getter.argv, host, env=getter.env)
+            self.getters[process] = getter
+
+    def note(self, event: Event) -> None:
+        """What an event says of a getter."""
+        getter = self.getters.get(event.process)
+        if getter is None or event.process in self.done_s:
+            return
+        if event.line is None:
+            if getter.done is None and event.process.code == 0:
+                self.done_s[event.process] = event.at - self.started
+            else:
+                self._failed(event.process, event.process.complaint())
+        elif getter.done and re.search(getter.done, event.line):
+            self.done_s[event.process] = event.at - self.started
+            if (own := self.tool.own_seconds(event.line)) is not None:
+                self.own_s.append(own)
+        elif getter.failed and re.search(getter.failed, event.line):
+            self._failed(event.process, event.line)
+
+    def all_ended(self) -> bool:
+        """Whether none can still finish."""
+        return len(self.done_s) + self.ended == len(self.getters)
+
+    def _failed(self, process: Process, why: str) -> None:
+        self.ended += 1
+        self.why = self.why or f"{process.name}: {why}"
+
+
+def bench(case: Case, tools: Sequence[Tool], options: Namespace, place: Place) -> bool:
+    """All rounds of a case, and what is printed of them; whether all went well."""
+    case = replace(case, mib=options.mib or case.mib)
+    if why := place.why_not_isolated or links.missing():
+        say(f"{case.name}: skipped, for it needs network namespaces: {why}")
+        if options.json:
+            report.print_json({"case": case.name, "skipped": why})
+        return True
+    data = random_file(place.dir / "data" / "file.bin", case.mib << 20)
+    need_memory(place.dir, data.size * (case.getters + case.late + 1))
+    rounds = options.rounds or ROUNDS
+    turns = take_turns(case.name, rounds, tools, place.dir, lambda tool, folder: _once(tool, case, data, folder))
+    rows = [_row(case, tool, swarms) for tool, swarms in turns.outcomes.items()]
+    rows += [{"case": case.name, "tool": tool.name, "missing": why} for tool, why in turns.missing.items()]
+    if options.json:
+        for row in rows:
+            report.print_json({**row, "busy_before": round(turns.busy, 2)})
+    else:
+        _print_table(case, rows)
+    return all(swarm.why is None for swarms in turns.outcomes.values() for swarm in swarms)
+
+
+def _once(tool: Tool, case: Case, data: Data, folder: Path) -> Swarm:
+    if not case.late:
+        return run(tool, case, data, folder)
+    alone = run(tool, replace(case, late=0), data, folder / "alone")
+    swarm = run(tool, case, data, folder / "late")
+    if alone.finished == alone.getters and swarm.finished == swarm.getters:
+        swarm.slowed = swarm.last_of_first_s / alone.last_s - 1
+    return swarm
+
+
+def _row(case: Case, tool: Tool, swarms: list[Swarm]) -> dict[str, Any]:
+    whole = [swarm for swarm in swarms if swarm.finished == swarm.getters]
+    spreads = {
+        "last_s": [swarm.last_s for swarm in whole],
+        "of_bound": [swarm.last_s / case.bound_s for swarm in whole],
+        "own_last_s": [swarm.own_last_s for swarm in whole if swarm.own_last_s is not None],
+        "origin_files": [swarm.origin_files for swarm in whole],
+        "moved": [swarm.moved for swarm in whole],
+        "first_byte_s": [swarm.first_byte_s for swarm in whole],
+        "slowed": [swarm.slowed for swarm in whole if swarm.slowed is not None],
+        "killed_s": [swarm.killed_s for swarm in swarms if swarm.killed_s is not None],
+    }
+    return {
+        "case": case.name,
+        "tool": tool.name,
+        "size": case.mib << 20,
+        "mbit": case.mbit,
+        "bound_s": case.bound_s,
+        "getters": case.getters + case.late,
+        "finished": [swarm.finished for swarm in swarms],
+        **{name: Spread.of(figures) for name, figures in spreads.items()},
+        "failures": [swarm.why for swarm in swarms if swarm.why],
+        "rounds": [asdict(swarm) for swarm in swarms],
+    }
+
+
+def run(tool: Tool, case: Case, data: Data, place: Path) -> Swarm:
+    """One round of a case. Failures are part of the outcome."""
+    machines = 2 + case.getters + case.late
+    with Links(machines, case.mbit) as made, Crew(place / "logs") as crew:
+        round = Round(crew, place, data, made.hosts[0])
+        outcome = Swarm(getters=case.getters + case.late)
+        try:
+            tool.open(round)
+            origin = tool.hold(round, made.hosts[1], 0)
+            _distribute(tool, case, round, made, origin, outcome)
+        except Failed as failed:
+            outcome.why = str(failed)
+        return outcome
+
+
+def _distribute(tool: Tool, case: Case, round: Round, made: Links, origin: Process, outcome: Swarm) -> None:
+    size, crew = round.data.size, round.crew
+    before = made.carried()
+    running = _Running(round, made, tool, case, time.monotonic())
+    running.start(case.getters)
+    late, alive = case.late, True
+    quiet_since, quiet_bytes = running.started, 0
+    for event in crew.events(TICK_S):
+        if event is not None:
+            running.note(event)
+            if event.process is origin and event.line is None and not origin.told_to_end:
+                raise Failed(f"the origin ended: {origin.complaint()}")
+            if running.all_ended() and not late:
+                break
+            continue
+        now = time.monotonic()
+        carried = _since(before, made.carried())
+        received = [each.received for each in carried[2:]]
+        if not outcome.first_byte_s and min(received[: case.getters]) >= FIRST_BYTES:
+            outcome.first_byte_s = now - running.started
+        if alive and case.kill_after_files is not None and carried[1].sent >= case.kill_after_files * size:
+            crew.kill(origin)
+            alive, outcome.killed_s = False, now - running.started
+        if late and sum(received) >= case.getters * size / 2:
+            running.start(late)
+            late = 0
+        if sum(received) - quiet_bytes >= MOVING_BYTES:
+            quiet_since, quiet_bytes = now, sum(received)
+        if now - quiet_since > STALLED_S:
+            running.why = running.why or f"nothing moved for {STALLED_S:.0f} s"
+            break
+        if now - running.started > LIMIT_OF_BOUND * case.bound_s:
+            running.why = running.why or f"not done after {LIMIT_OF_BOUND} times the bound"
+            break
+    _conclude(running, _since(before, made.carried()), outcome)
+
+
+def _conclude(running: _Running, carried: list[Carried], outcome: Swarm) -> None:
+    data, case = running.round.data, running.case
+    running.round.crew.end(list(running.getters))
+    finished = {process: at for process, at in running.done_s.items() if data.is_same(running.getters[process].copy)}
+    outcome.finished, outcome.why = len(finished), running.why
+    if len(finished) < len(running.done_s):
+        outcome.why = "a copy is not the file"
+    first = list(running.getters)[: case.getters]
+    outcome.last_s = max(finished.values(), default=0.0)
+    outcome.last_of_first_s = max((at for process, at in finished.items() if process in first), default=0.0)
+    outcome.own_last_s = max(running.own_s, default=None)
+    outcome.origin_files = carried[1].sent / data.size
+    outcome.moved = sum(each.received for each in carried[2:]) / data.size / len(running.getters)
+
+
+def _since(before: list[Carried], now: list[Carried]) -> list[Carried]:
+    return [Carried(n.sent - b.sent, n.received - b.received) for b, n in zip(before, now)]
+
+
+def _print_table(case: Case, rows: list[dict[str, Any]]) -> None:
+    heads = {
+        "last s": ("last_s", 2),
+        "x bound": ("of_bound", 2),
+        "files sent by origin": ("origin_files", 2),
+        "moved": ("moved", 3),
+        "first byte s": ("first_byte_s", 2),
+    }
+    if case.kill_after_files is not None:
+        heads["killed at s"] = ("killed_s", 1)
+    if case.late:
+        heads["first slowed by"] = ("slowed", 3)
+    late = f", {case.late} more join" if case.late else ""
+    print(f"{case.name}: {case.getters} getters{late}, {case.mib} MiB, {case.mbit} Mbit/s: bound {case.bound_s:.2f} s")
+    lines = []
+    for row in rows:
+        if "missing" in row:
+            lines.append([row["tool"], *["-"] * (len(heads) + 1), f"not installed: {row['missing']}"])
+            continue
+        finished = f"{min(row['finished'])} of {row['getters']}"
+        cells = [report.text(row[key], digits) for key, digits in heads.values()]
+        lines.append([row["tool"], finished, *cells, "; ".join(dict.fromkeys(row["failures"]))])
+    report.print_table(["", "done", *heads, ""], lines)

@@ -1,0 +1,342 @@
+"""How each program holds a file, and how it gets one: command lines, and how one knows that it is ready or done."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, cache
+from pathlib import Path
+from collections.abc import Mapping, Sequence
+
+from processes import Crew, Failed, Host, Process
+from torrent import Torrent
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is distributed: a file, or a folder of files."""
+
+    path: Path
+    size: int
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def torrent(self) -> Torrent:
+        return Torrent.of(self.path)
+
+    def link(self, folder: Path) -> None:
+        """Puts it into a folder without copying it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-al", "--", str(self.path), str(folder)], check=True)
+
+    def is_same(self, copy: Path) -> bool:
+        """Whether a copy is the same, byte by byte."""
+        if self.path.is_file():
+            compare = ["cmp", "--silent"]
+        else:
+            compare = ["diff", "--recursive", "--brief"]
+        return subprocess.run([*compare, "--", self.path, copy], capture_output=True, check=False).returncode == 0
+
+
+@dataclass
+class Round:
+    """One tool getting the data once: what the parts of a tool have to know of each other."""
+
+    crew: Crew
+    dir: Path
+    data: Data
+    hub: Host
+    """Where trackers run."""
+    tracker: str = ""
+    """IP:PORT of the tool's tracker, if it has one."""
+    sources: list[str] = field(default_factory=list)
+    """IP:PORT of each holder, of tools whose getters are told."""
+
+    def folder(self, name: str) -> Path:
+        """A folder of this round, made if it is not there."""
+        made = self.dir / name
+        made.mkdir(parents=True, exist_ok=True)
+        return made
+
+
+@dataclass(frozen=True)
+class Getter:
+    """How to start a getter, and what comes of it."""
+
+    argv: Sequence[str]
+    copy: Path
+    """Where its copy will be."""
+    done: str | None = None
+    """The line that it prints when it has all and goes on sharing; None: it ends then, with 0."""
+    failed: str | None = None
+    """The line that it prints when it gives up."""
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Tool:
+    """A program that is measured. The methods are those of a round, in their order."""
+
+    name = ""
+    remark = ""
+    """What a reader of the table has to know."""
+    shares = True
+    """Whether getters help each other, and there can be several holders."""
+
+    def missing(self) -> str | None:
+        """What is not installed; None if it can be run."""
+        return None
+
+    def open(self, round: Round) -> None:
+        """Starts what holders and getters need: the tracker."""
+
+    def hold(self, round: Round, host: Host, number: int) -> Process:
+        """Starts a holder of the data, and returns when it can be fetched from."""
+        raise NotImplementedError
+
+    def getter(self, round: Round, host: Host, number: int, stays: bool) -> Getter:
+        """A getter, which goes on sharing if it `stays`."""
+        raise NotImplementedError
+
+    def own_seconds(self, line: str) -> float | None:
+        """What a getter itself says in its line `done`: how long it took."""
+        return None
+
+
+class Enxame(Tool):
+    """This project."""
+
+    name = "enxame"
+    remark = "every byte verified"
+
+    def __init__(self, binary: str) -> None:
+        self._binary = binary
+
+    def open(self, round: Round) -> None:
+        argv = [self._binary, "tracker", "--listen", f"{round.hub.ip}:0"]
+        tracker = round.crew.start("tracker", argv, round.hub)
+        round.tracker = round.crew.await_line(tracker, r"^ready tracker (\S+)")[1]
+
+    def hold(self, round: Round, host: Host, number: int) -> Process:
+        name = f"holder{number}"
+        round.data.link(round.folder(name) / "files")
+        holder = round.crew.start(name, self._peer(round, host, name), host)
+        round.crew.await_line(holder, "^ready peer ")
+        return holder
+
+    def getter(self, round: Round, host: Host, number: int, stays: bool) -> Getter:
+        data = round.data
+        if stays:
+            name = f"p{number}"
+            argv = [*self._peer(round, host, name), "--get", data.name, "--json"]
+            copy = round.dir / name / "files" / data.name
+            return Getter(argv, copy, done=r'^\{"event":"done"', failed=r'^\{"event":"error"')
+        what, folder = data.name, round.folder(f"got{number}")
+        if data.path.is_dir():
+            what += "/"
+        argv = [self._binary, "get", what, "--quiet", "--tracker", round.tracker, "-o", f"{folder}/"]
+        return Getter(argv, folder / data.name)
+
+    def own_seconds(self, line: str) -> float | None:
+        return float(json.loads(line)["elapsed_s"])
+
+    def _peer(self, round: Round, host: Host, name: str) -> list[str]:
+        where = ["--root", str(round.dir), "--tracker", round.tracker, "--listen", f"{host.ip}:0"]
+        return [self._binary, "peer", name, *where]
+
+
+class CurlNginx(Tool):
+    """An HTTP server and its usual client."""
+
+    name = "nginx"
+    remark = "verifies nothing"
+    shares = False
+
+    def missing(self) -> str | None:
+        return _not_installed("nginx", "curl")
+
+    def hold(self, round: Round, host: Host, number: int) -> Process:
+        return start_nginx(round, host, number)
+
+    def getter(self, round: Round, host: Host, number: int, stays: bool) -> Getter:
+        data, folder = round.data, round.folder(f"got{number}")
+        url = f"http://{round.sources[0]}/{data.name}"
+        if data.path.is_file():
+            return Getter(["curl", "-sS", "--fail", "-o", str(folder / data.name), url], folder / data.name)
+        config = round.dir / f"curl{number}.conf"
+        names = [each.relative_to(data.path) for each in data.path.rglob("*") if each.is_file()]
+        config.write_text("".join(f'url = "{url}/{each}"\noutput = "{folder / data.name / each}"\n' for each in names))
+        return Getter(["curl", "-sS", "--fail", "-Z", "--create-dirs", "-K", str(config)], folder / data.name)
+
+
+class BitTorrent(Tool):
+    """What all BitTorrent clients here have in common: the tracker and the .torrent file."""
+
+    def open(self, round: Round) -> None:
+        program = round.crew.start("tracker", [sys.executable, str(HERE / "torrent.py"), round.hub.ip], round.hub)
+        round.tracker = round.crew.await_line(program, r"^ready (\S+)")[1]
+        round.data.torrent.write(self.torrent(round), round.tracker)
+        self._program = program
+
+    def torrent(self, round: Round) -> Path:
+        """Where the .torrent file of a round is."""
+        return round.dir / "bench.torrent"
+
+    def await_seed(self, round: Round) -> None:
+        """Waits until the next holder has told the tracker that it has all."""
+        round.crew.await_line(self._program, "^seed ")
+
+
+class Aria2(BitTorrent):
+    """aria2 over BitTorrent."""
+
+    name = "aria2"
+    remark = "SHA-1 per piece"
+
+    def missing(self) -> str | None:
+        return _not_installed("aria2c")
+
+    def hold(self, round: Round, host: Host, number: int) -> Process:
+        folder = round.folder(f"holder{number}")
+        round.data.link(folder)
+        argv = [*self._client(round, folder), "--bt-seed-unverified=true", "--seed-ratio=0.0", str(self.torrent(round))]
+        holder = round.crew.start(f"holder{number}", argv, host)
+        self.await_seed(round)
+        return holder
+
+    def getter(self, round: Round, host: Host, number: int, stays: bool) -> Getter:
+        folder = round.folder(f"got{number}")
+        argv, done = self._client(round, folder), None
+        if stays:
+            hook = round.dir / "complete.sh"
+            hook.write_text("#!/bin/sh\necho complete\n")
+            hook.chmod(0o755)
+            argv += [f"--on-bt-download-complete={hook}", "--seed-ratio=0.0"]
+            done = "^complete$"
+        else:
+            argv += ["--seed-time=0"]
+        return Getter([*argv, str(self.torrent(round))], folder / round.data.name, done)
+
+    def _client(self, round: Round, folder: Path) -> list[str]:
+        return [
+            "aria2c",
+            "--no-conf=true",
+            f"--dir={folder}",
+            f"--listen-port={free_port()}",
+            "--enable-dht=false",
+            "--enable-dht6=false",
+            "--bt-enable-lpd=false",
+            "--bt-max-peers=0",
+            "--bt-min-crypto-level=plain",
+            "--bt-require-crypto=false",
+            "--max-overall-upload-limit=0",
+            "--file-allocation=none",
+            "--disk-cache=32M",
+            "--allow-overwrite=true",
+            "--console-log-level=warn",
+            "--summary-interval=0",
+            "--show-console-readout=false",
+            "--disable-ipv6=true",
+        ]
+
+
+class Libtorrent(BitTorrent):
+    """libtorrent through its Python binding."""
+
+    name = "libtorrent"
+    remark = "SHA-1 per piece"
+    seeds = "seed"
+
+    def missing(self) -> str | None:
+        return None if _python_with_libtorrent() else "python3-libtorrent"
+
+    def hold(self, round: Round, host: Host, number: int) -> Process:
+        folder = round.folder(f"holder{number}")
+        round.data.link(folder)
+        holder = round.crew.start(f"holder{number}", self._client(round, folder, host, self.seeds), host)
+        self.await_seed(round)
+        return holder
+
+    def getter(self, round: Round, host: Host, number: int, stays: bool) -> Getter:
+        folder = round.folder(f"got{number}")
+        argv = self._client(round, folder, host, "get-and-stay" if stays else "get")
+        return Getter(argv, folder / round.data.name, "^complete$" if stays else None)
+
+    def _client(self, round: Round, folder: Path, host: Host, role: str) -> list[str]:
+        python = _python_with_libtorrent()
+        if python is None:
+            raise Failed("python3-libtorrent is not installed")
+        return [python, str(HERE / "libtorrent_client.py"), str(self.torrent(round)), str(folder), host.ip, role]
+
+
+class SuperSeeding(Libtorrent):
+    """The same with a first holder that sends each piece to one getter before it sends one again."""
+
+    name = "libtorrent-super"
+    seeds = "super-seed"
+
+
+# ---- what several of them need ----
+
+
+def start_nginx(round: Round, host: Host, number: int) -> Process:
+    """Serves the data with sendfile, in one process; appends its address to the sources."""
+    folder = round.folder(f"nginx{number}")
+    port = free_port()
+    temp = "".join(
+        f"{each}_temp_path {folder}/temp;\n" for each in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(
+        f"""
+daemon off;
+master_process off;
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    sendfile on;
+    tcp_nopush on;
+    keepalive_requests 100000;
+    {temp}
+    server {{ listen {host.ip}:{port}; root {round.data.path.parent}; }}
+}}
+"""
+    )
+    server = round.crew.start(f"nginx{number}", ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")], host)
+    round.crew.await_connection(server, host, port)
+    round.sources.append(f"{host.ip}:{port}")
+    return server
+
+
+def free_port() -> int:
+    """A port that was free a moment ago: for programs that cannot choose one and tell it."""
+    with socket.socket() as bound:
+        bound.bind(("", 0))
+        port: int = bound.getsockname()[1]
+        return port
+
+
+def _not_installed(*programs: str) -> str | None:
+    missing = [each for each in programs if shutil.which(each) is None]
+    return ", ".join(missing) or None
+
+
+@cache
+def _python_with_libtorrent() -> str | None:
+    """Debian's package is for Debian's python3, which need not be the first one on the path."""
+    for python in (sys.executable, "/usr/bin/python3"):
+        try:
+            if subprocess.run([python, "-c", "import libtorrent"], capture_output=True, check=False).returncode == 0:
+                return python
+        except FileNotFoundError:
+            pass
+    return None
