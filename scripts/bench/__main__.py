@@ -7,19 +7,23 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 
+import bound
 import isolate
+import speed
 import swarm
 from isolate import Interrupted, Place
 from processes import Failed, say
-from tools import Aria2, CurlNginx, Enxame, Libtorrent, SuperSeeding, Tool
+from tools import Aria2, Aria2Http, Copy, CurlNginx, Enxame, Libtorrent, Rsync, SuperSeeding, Tool
 
 HELP = """\
 Measures enxame beside other programs that do the same, in turns, and prints medians, minima and maxima.
 
 cases:
+{speed}
+  machine-bound         what loopback, hash and write take alone, the bound that follows, and enxame beside it
   swarm                 all of the following: machines on equal limited links, each in a network namespace
     swarm-8             one to eight, 256 MiB, 200 Mbit/s each way
     swarm-16            one to sixteen, 64 MiB, 100 Mbit/s
@@ -36,6 +40,9 @@ PACKAGES = ["aria2", "nginx-light", "curl", "rsync", "python3-libtorrent", "ipro
 
 def main() -> int:
     options = parse(sys.argv[1:])
+    # Where users do not look for programs, but servers and `ip` are.
+    os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    isolate.raise_on_ending_signals()
     try:
         if options.install:
             install()
@@ -51,16 +58,25 @@ def main() -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line, or exit code 2."""
     parser = argparse.ArgumentParser(
-        prog="scripts/bench.sh", description=HELP, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="scripts/bench.sh",
+        description=HELP.replace("{speed}", speed_help()),
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("cases", metavar="CASE", nargs="*", help="what to measure; everything if none is named")
-    parser.add_argument("--rounds", type=positive, metavar="N", help=f"rounds of each case: {swarm.ROUNDS} for swarms")
+    parser.add_argument(
+        "--rounds", type=positive, metavar="N", help=f"rounds of each case: {speed.ROUNDS}, of swarms {swarm.ROUNDS}"
+    )
     parser.add_argument("--mib", type=positive, metavar="N", help="size of the file, instead of that of the case")
     parser.add_argument("--tools", metavar="A,B", help="measure only these: " + ", ".join(TOOL_NAMES))
     parser.add_argument("--json", action="store_true", help="one object per line instead of tables")
     parser.add_argument("--install", action="store_true", help="install the Debian packages: " + " ".join(PACKAGES))
     options = parser.parse_args(argv)
-    groups = {"swarm": [case.name for case in swarm.CASES]}
+    groups = {
+        "speed": [case.name for case in speed.CASES],
+        bound.NAME: [bound.NAME],
+        "swarm": [case.name for case in swarm.CASES],
+    }
     known = [name for group in groups.values() for name in group]
     cases = [name for case in options.cases or groups for name in groups.get(case, [case])]
     for case in cases:
@@ -106,19 +122,36 @@ def build() -> str:
 
 def bench(options: argparse.Namespace, place: Place, binary: str) -> int:
     """All cases that were asked for; the exit code."""
-    tools = [each for each in all_tools(binary) if each.name in options.tools]
     well = True
-    for case in swarm.CASES:
+    for case in speed.CASES:
         if case.name in options.cases:
-            well &= swarm.bench(case, tools, options, place)
+            well &= speed.bench(case, chosen(speed_tools(binary), options), options, place)
+    if bound.NAME in options.cases:
+        well &= bound.bench(binary, options, place)
+    for swarm_case in swarm.CASES:
+        if swarm_case.name in options.cases:
+            well &= swarm.bench(swarm_case, chosen(swarm_tools(binary), options), options, place)
     return 0 if well else 1
 
 
-def all_tools(binary: str) -> list[Tool]:
-    return [Enxame(binary), CurlNginx(), Aria2(), Libtorrent(), SuperSeeding()]
+def chosen(tools: list[Tool], options: argparse.Namespace) -> list[Tool]:
+    return [each for each in tools if each.name in options.tools]
 
 
-TOOL_NAMES = [each.name for each in all_tools("")]
+def speed_tools(binary: str) -> list[Tool]:
+    return [Enxame(binary), CurlNginx(), Rsync(), Aria2Http(), Aria2(), Libtorrent(), Copy()]
+
+
+def swarm_tools(binary: str) -> list[Tool]:
+    return [Enxame(binary), Aria2(), Libtorrent(), SuperSeeding(), CurlNginx()]
+
+
+def speed_help() -> str:
+    lines = [f"    {case.name:20}{case.about}" for case in speed.CASES]
+    return "\n".join(["  speed                 all of the following: over loopback, without limits", *lines])
+
+
+TOOL_NAMES = list(dict.fromkeys(each.name for each in speed_tools("") + swarm_tools("")))
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Callable, NoReturn
-from collections.abc import Iterator
+from typing import NoReturn
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
@@ -46,13 +46,15 @@ class Place:
 
 
 def run(work: Callable[[Place], int]) -> int:
-    """Does `work` in namespaces of its own if the system allows it, otherwise in those of the caller; its exit code."""
+    """Does `work` in namespaces of its own if the system allows it, otherwise in those of the caller; its exit code.
+
+    Killed by force, it leaves an empty folder; without namespaces, also what it had started.
+    """
     why_not = _probe()
     parent = _memory_folder() if why_not else tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix="enxame-bench.", dir=parent))
     try:
         if why_not:
-            raise_on_ending_signals()
             return work(Place(folder, why_not))
         return _isolated(folder, work)
     finally:
@@ -101,7 +103,6 @@ def new_network() -> int:
 
 
 def _isolated(folder: Path, work: Callable[[Place], int]) -> int:
-    raise_on_ending_signals()
     _leave_namespaces()
     child = os.fork()
     if child == 0:

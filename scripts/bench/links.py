@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from collections.abc import Sequence
 
 from isolate import inside, new_network
 from processes import Failed, Host
@@ -102,7 +102,9 @@ class Links:
 
 def missing() -> str | None:
     """Which of the programs is not installed that make links; None if all are."""
-    return next((f"{each} (package iproute2)" for each in ("ip", "tc") if shutil.which(each) is None), None)
+    return next(
+        (f"{each} is not installed (package iproute2)" for each in ("ip", "tc") if shutil.which(each) is None), None
+    )
 
 
 def _limit(device: str, mbit: int) -> str:

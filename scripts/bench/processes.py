@@ -12,11 +12,11 @@ import subprocess
 import sys
 import time
 from collections import deque
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import ContextManager
-from collections.abc import Iterator, Mapping, Sequence
 
 from isolate import inside
 
@@ -71,6 +71,7 @@ class Process:
     log: Path
     peak_file: Path | None
     pidfd: int
+    started: float
     code: int | None = None
     cpu_s: float = 0.0
     told_to_end: bool = False
@@ -83,17 +84,15 @@ class Process:
         return lines[-1].strip() if lines else f"it ended with {self.code}"
 
     def usage_so_far(self) -> Usage:
-        """Of a program that runs still, with the children that it has waited for."""
-        stat = Path(f"/proc/{self.popen.pid}/stat").read_text()
-        # The name of the program is in parentheses and may contain anything; utime is the 14th field of all.
-        fields = stat[stat.rindex(")") + 2 :].split()
-        ticks = sum(int(each) for each in fields[11:15])
-        return Usage(ticks / _TICKS_PER_S, max(_peak_kib(self.popen.pid), self._descendants_peak_kib))
+        """Of a program that runs still, with its children."""
+        family = [self.popen.pid, *_descendants(self.popen.pid)]
+        peaks = [_peak_kib(pid) for pid in family]
+        return Usage(sum(_cpu_s(pid) for pid in family), max(*peaks, self._descendants_peak_kib))
 
     def sample_descendants(self) -> None:
         """Notes the peaks of its children, which cannot be asked when they are gone."""
-        for child in _children(self.popen.pid):
-            self._descendants_peak_kib = max(self._descendants_peak_kib, _peak_kib(child))
+        peaks = [_peak_kib(pid) for pid in _descendants(self.popen.pid)]
+        self._descendants_peak_kib = max([*peaks, self._descendants_peak_kib])
 
     def usage(self) -> Usage:
         """Of a program that has ended by itself and was started as `measured`."""
@@ -124,7 +123,6 @@ class Crew:
         argv: Sequence[str],
         host: Host,
         *,
-        env: Mapping[str, str] | None = None,
         measured: bool = False,
     ) -> Process:
         """Starts a program on a host. Of one that is `measured`, the peak of memory is known after its end."""
@@ -134,19 +132,20 @@ class Crew:
             # What wait4 says of a child begins with the memory of whoever forked it: this interpreter.
             # GNU time is small, so that what it says is the program's own.
             argv = [gnu_time(), "--quiet", "--format", "%M", "--output", str(peak_file), *argv]
+        started = time.monotonic()
         with _network_of(host), open(log, "wb") as errors:
             popen = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**clean_environment(), **(env or {})},
+                env=clean_environment(),
                 # Signals from a terminal are for the bench, which ends its programs in order.
                 start_new_session=True,
             )
         assert popen.stdout is not None
         os.set_blocking(popen.stdout.fileno(), False)
-        process = Process(name, popen, log, peak_file, os.pidfd_open(popen.pid))
+        process = Process(name, popen, log, peak_file, os.pidfd_open(popen.pid), started)
         self._running.append(process)
         self._selector.register(popen.stdout, selectors.EVENT_READ, process)
         self._selector.register(process.pidfd, selectors.EVENT_READ, process)
@@ -164,17 +163,22 @@ class Crew:
                 next_tick = time.monotonic() + tick_s
 
     def await_line(self, process: Process, pattern: str) -> re.Match[str]:
-        """Waits until a program prints a line that matches. What others print meanwhile is dropped."""
+        """Waits until a program prints a line that matches. What others say meanwhile is kept for later."""
         deadline = time.monotonic() + READY_S
-        for event in self.events(0.5):
-            if event is None:
-                if time.monotonic() > deadline:
-                    raise Failed(f"{process.name} printed nothing that matches {pattern} in {READY_S:.0f} s")
-            elif event.process is process:
-                if event.line is None:
+        others = []
+        try:
+            for event in self.events(0.5):
+                if event is None:
+                    if time.monotonic() > deadline:
+                        raise Failed(f"{process.name} printed nothing that matches {pattern} in {READY_S:.0f} s")
+                elif event.process is not process:
+                    others.append(event)
+                elif event.line is None:
                     raise Failed(f"{process.name} ended: {process.complaint()}")
-                if match := re.search(pattern, event.line):
+                elif match := re.search(pattern, event.line):
                     return match
+        finally:
+            self._pending.extendleft(reversed(others))
         raise AssertionError("events go on for ever")
 
     def await_connection(self, process: Process, host: Host, port: int) -> None:
@@ -269,12 +273,20 @@ def clean_environment() -> dict[str, str]:
     return {**{key: value for key, value in os.environ.items() if not key.startswith(dropped)}, "LC_ALL": "C"}
 
 
+@cache
 def gnu_time() -> str:
     """The path of GNU time."""
-    return shutil.which("time") or "time"
+    path = shutil.which("time")
+    try:
+        said = subprocess.run([path or "time", "--version"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        path = None
+    if path is None or "GNU" not in said.stdout + said.stderr:
+        raise Failed("GNU time is not installed (package time)")
+    return path
 
 
-def _network_of(host: Host) -> ContextManager[None]:
+def _network_of(host: Host) -> AbstractContextManager[None]:
     return nullcontext() if host.network is None else inside(host.network)
 
 
@@ -285,17 +297,27 @@ def _signal(process: Process, signum: int) -> None:
         pass
 
 
+def _cpu_s(pid: int) -> float:
+    """Of a process and of those children that it has waited for."""
+    stat = _proc(pid, "stat")
+    # The name of the program is in parentheses and may contain anything; utime is the 14th field of all.
+    fields = stat[stat.rfind(")") + 2 :].split()
+    return sum(int(each) for each in fields[11:15]) / _TICKS_PER_S
+
+
 def _peak_kib(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    match = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    match = re.search(r"^VmHWM:\s+(\d+) kB$", _proc(pid, "status"), re.MULTILINE)
     return int(match.group(1)) if match else 0
 
 
-def _children(pid: int) -> list[int]:
+def _descendants(pid: int) -> list[int]:
+    children = [int(each) for each in _proc(pid, f"task/{pid}/children").split()]
+    return children + [each for child in children for each in _descendants(child)]
+
+
+def _proc(pid: int, name: str) -> str:
+    """A file of /proc; nothing of a process that is gone."""
     try:
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return Path(f"/proc/{pid}/{name}").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return []
+        return ""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import time
 from argparse import Namespace
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from collections.abc import Sequence
 
 import links
 import report
+from getters import Getters
 from isolate import Place
 from links import Carried, Links
-from processes import Crew, Event, Failed, Process, say
+from processes import Crew, Failed, Process, say
 from report import Spread
-from tools import Data, Getter, Round, Tool
+from tools import Data, Round, Tool
 from turns import need_memory, random_file, take_turns
 
 TICK_S = 0.02
@@ -83,56 +83,6 @@ class Swarm:
     """What went wrong."""
     slowed: float | None = None
     """By how much those that join late slow the first down, against a run without."""
-
-
-@dataclass
-class _Running:
-    """The getters of a round while they run."""
-
-    round: Round
-    links: Links
-    tool: Tool
-    case: Case
-    started: float
-    getters: dict[Process, Getter] = field(default_factory=dict)
-    done_s: dict[Process, float] = field(default_factory=dict)
-    ended: int = 0
-    own_s: list[float] = field(default_factory=list)
-    why: str | None = None
-
-    def start(self, count: int) -> None:
-        """Starts so many more."""
-        for _ in range(count):
-            number = len(self.getters)
-            host = self.links.hosts[number + 2]
-            getter = self.tool.getter(self.round, host, number, stays=True)
-            process = self.round.crew.start(f"getter{number}", getter.argv, host, env=getter.env)
-            self.getters[process] = getter
-
-    def note(self, event: Event) -> None:
-        """What an event says of a getter."""
-        getter = self.getters.get(event.process)
-        if getter is None or event.process in self.done_s:
-            return
-        if event.line is None:
-            if getter.done is None and event.process.code == 0:
-                self.done_s[event.process] = event.at - self.started
-            else:
-                self._failed(event.process, event.process.complaint())
-        elif getter.done and re.search(getter.done, event.line):
-            self.done_s[event.process] = event.at - self.started
-            if (own := self.tool.own_seconds(event.line)) is not None:
-                self.own_s.append(own)
-        elif getter.failed and re.search(getter.failed, event.line):
-            self._failed(event.process, event.line)
-
-    def all_ended(self) -> bool:
-        """Whether none can still finish."""
-        return len(self.done_s) + self.ended == len(self.getters)
-
-    def _failed(self, process: Process, why: str) -> None:
-        self.ended += 1
-        self.why = self.why or f"{process.name}: {why}"
 
 
 def bench(case: Case, tools: Sequence[Tool], options: Namespace, place: Place) -> bool:
@@ -202,6 +152,7 @@ def run(tool: Tool, case: Case, data: Data, place: Path) -> Swarm:
         try:
             tool.open(round)
             origin = tool.hold(round, made.hosts[1], 0)
+            assert origin is not None
             _distribute(tool, case, round, made, origin, outcome)
         except Failed as failed:
             outcome.why = str(failed)
@@ -211,8 +162,9 @@ def run(tool: Tool, case: Case, data: Data, place: Path) -> Swarm:
 def _distribute(tool: Tool, case: Case, round: Round, made: Links, origin: Process, outcome: Swarm) -> None:
     size, crew = round.data.size, round.crew
     before = made.carried()
-    running = _Running(round, made, tool, case, time.monotonic())
-    running.start(case.getters)
+    hosts = made.hosts[2:]
+    running = Getters(tool, round, stay=True)
+    running.start(hosts[: case.getters])
     late, alive = case.late, True
     quiet_since, quiet_bytes = running.started, 0
     for event in crew.events(TICK_S):
@@ -220,7 +172,7 @@ def _distribute(tool: Tool, case: Case, round: Round, made: Links, origin: Proce
             running.note(event)
             if event.process is origin and event.line is None and not origin.told_to_end:
                 raise Failed(f"the origin ended: {origin.complaint()}")
-            if running.all_ended() and not late:
+            if running.all_ended and not late:
                 break
             continue
         now = time.monotonic()
@@ -232,7 +184,7 @@ def _distribute(tool: Tool, case: Case, round: Round, made: Links, origin: Proce
             crew.kill(origin)
             alive, outcome.killed_s = False, now - running.started
         if late and sum(received) >= case.getters * size / 2:
-            running.start(late)
+            running.start(hosts[case.getters :])
             late = 0
         if sum(received) - quiet_bytes >= MOVING_BYTES:
             quiet_since, quiet_bytes = now, sum(received)
@@ -242,22 +194,19 @@ def _distribute(tool: Tool, case: Case, round: Round, made: Links, origin: Proce
         if now - running.started > LIMIT_OF_BOUND * case.bound_s:
             running.why = running.why or f"not done after {LIMIT_OF_BOUND} times the bound"
             break
-    _conclude(running, _since(before, made.carried()), outcome)
+    _conclude(running, case, _since(before, made.carried()), outcome)
 
 
-def _conclude(running: _Running, carried: list[Carried], outcome: Swarm) -> None:
-    data, case = running.round.data, running.case
-    running.round.crew.end(list(running.getters))
-    finished = {process: at for process, at in running.done_s.items() if data.is_same(running.getters[process].copy)}
+def _conclude(running: Getters, case: Case, carried: list[Carried], outcome: Swarm) -> None:
+    finished = running.finish()
     outcome.finished, outcome.why = len(finished), running.why
-    if len(finished) < len(running.done_s):
-        outcome.why = "a copy is not the file"
-    first = list(running.getters)[: case.getters]
+    first = [finished[each] for each in list(running.getters)[: case.getters] if each in finished]
     outcome.last_s = max(finished.values(), default=0.0)
-    outcome.last_of_first_s = max((at for process, at in finished.items() if process in first), default=0.0)
-    outcome.own_last_s = max(running.own_s, default=None)
-    outcome.origin_files = carried[1].sent / data.size
-    outcome.moved = sum(each.received for each in carried[2:]) / data.size / len(running.getters)
+    outcome.last_of_first_s = max(first, default=0.0)
+    outcome.own_last_s = max((each.seconds for each in running.own), default=None)
+    size = running.round.data.size
+    outcome.origin_files = carried[1].sent / size
+    outcome.moved = sum(each.received for each in carried[2:]) / size / len(running.getters)
 
 
 def _since(before: list[Carried], now: list[Carried]) -> list[Carried]:
@@ -281,9 +230,12 @@ def _print_table(case: Case, rows: list[dict[str, Any]]) -> None:
     lines = []
     for row in rows:
         if "missing" in row:
-            lines.append([row["tool"], *["-"] * (len(heads) + 1), f"not installed: {row['missing']}"])
+            lines.append([row["tool"], *["-"] * (len(heads) + 1), f"not measured: {row['missing']}"])
             continue
         finished = f"{min(row['finished'])} of {row['getters']}"
         cells = [report.text(row[key], digits) for key, digits in heads.values()]
-        lines.append([row["tool"], finished, *cells, "; ".join(dict.fromkeys(row["failures"]))])
+        words = list(dict.fromkeys(row["failures"]))
+        if case.kill_after_files is not None and row["killed_s"] is None and not words:
+            words = ["not killed: the origin never sent so much"]
+        lines.append([row["tool"], finished, *cells, "; ".join(words)])
     report.print_table(["", "done", *heads, ""], lines)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, cache
+from functools import cache, cached_property
 from pathlib import Path
-from collections.abc import Mapping, Sequence
 
 from processes import Crew, Failed, Host, Process
 from torrent import Torrent
 
 HERE = Path(__file__).parent
+QUIET_ARIA2 = (
+    "--console-log-level=warn",
+    "--summary-interval=0",
+    "--show-console-readout=false",
+    "--download-result=hide",
+    "--disable-ipv6=true",
+)
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,29 @@ class Data:
         return self.path.name
 
     @cached_property
+    def files(self) -> list[Path]:
+        """All files of it, in order."""
+        if self.path.is_file():
+            return [self.path]
+        return sorted(each for each in self.path.rglob("*") if each.is_file())
+
+    @cached_property
+    def _sha256(self) -> dict[Path, str]:
+        return {}
+
+    def sha256(self, file: Path) -> str:
+        """The hash of one of the files, in hexadecimal."""
+        if file not in self._sha256:
+            with open(file, "rb") as opened:
+                hashed = hashlib.sha256()
+                while chunk := opened.read(1 << 20):
+                    hashed.update(chunk)
+            self._sha256[file] = hashed.hexdigest()
+        return self._sha256[file]
+
+    @cached_property
     def torrent(self) -> Torrent:
-        return Torrent.of(self.path)
+        return Torrent.of(self.path, self.files)
 
     def link(self, folder: Path) -> None:
         """Puts it into a folder without copying it."""
@@ -39,7 +69,9 @@ class Data:
         subprocess.run(["cp", "-al", "--", str(self.path), str(folder)], check=True)
 
     def is_same(self, copy: Path) -> bool:
-        """Whether a copy is the same, byte by byte."""
+        """Whether a copy is the same, byte by byte; that of a folder may stand in `copy` or be it."""
+        if self.path.is_dir() and (copy / self.name).is_dir():
+            copy = copy / self.name
         if self.path.is_file():
             compare = ["cmp", "--silent"]
         else:
@@ -56,10 +88,20 @@ class Round:
     data: Data
     hub: Host
     """Where trackers run."""
+    holders: int = 1
     tracker: str = ""
     """IP:PORT of the tool's tracker, if it has one."""
     sources: list[str] = field(default_factory=list)
     """IP:PORT of each holder, of tools whose getters are told."""
+
+    def __post_init__(self) -> None:
+        # Before any holder runs: a new link to a file is a change of it, and a holder may look at it anew.
+        for number in range(self.holders):
+            self.data.link(self.holding(number))
+
+    def holding(self, number: int) -> Path:
+        """The folder in which a holder finds the data."""
+        return self.dir / f"holder{number}" / "files"
 
     def folder(self, name: str) -> Path:
         """A folder of this round, made if it is not there."""
@@ -76,10 +118,20 @@ class Getter:
     copy: Path
     """Where its copy will be."""
     done: str | None = None
-    """The line that it prints when it has all and goes on sharing; None: it ends then, with 0."""
+    """The line that it prints when it has all; None: it says nothing before it ends."""
     failed: str | None = None
     """The line that it prints when it gives up."""
-    env: Mapping[str, str] = field(default_factory=dict)
+    stays: bool = False
+    """Whether it goes on sharing; otherwise it ends with 0 when it has all."""
+
+
+@dataclass(frozen=True)
+class OwnWords:
+    """What a getter says of itself when it has all."""
+
+    seconds: float
+    from_first: int
+    """Bytes that it took from the first holder and used."""
 
 
 class Tool:
@@ -88,26 +140,26 @@ class Tool:
     name = ""
     remark = ""
     """What a reader of the table has to know."""
-    shares = True
-    """Whether getters help each other, and there can be several holders."""
+    many_sources = True
+    """Whether it can take from several holders at once."""
 
     def missing(self) -> str | None:
-        """What is not installed; None if it can be run."""
+        """Why it cannot be run; None if it can."""
         return None
 
     def open(self, round: Round) -> None:
         """Starts what holders and getters need: the tracker."""
 
-    def hold(self, round: Round, host: Host, number: int) -> Process:
-        """Starts a holder of the data, and returns when it can be fetched from."""
+    def hold(self, round: Round, host: Host, number: int) -> Process | None:
+        """Starts a holder of the data, and returns when it can be fetched from; None if it needs none."""
         raise NotImplementedError
 
     def getter(self, round: Round, host: Host, number: int, stays: bool) -> Getter:
         """A getter, which goes on sharing if it `stays`."""
         raise NotImplementedError
 
-    def own_seconds(self, line: str) -> float | None:
-        """What a getter itself says in its line `done`: how long it took."""
+    def own_words(self, line: str) -> OwnWords | None:
+        """What a getter itself says in its line `done`."""
         return None
 
 
@@ -127,7 +179,6 @@ class Enxame(Tool):
 
     def hold(self, round: Round, host: Host, number: int) -> Process:
         name = f"holder{number}"
-        round.data.link(round.folder(name) / "files")
         holder = round.crew.start(name, self._peer(round, host, name), host)
         round.crew.await_line(holder, "^ready peer ")
         return holder
@@ -138,15 +189,17 @@ class Enxame(Tool):
             name = f"p{number}"
             argv = [*self._peer(round, host, name), "--get", data.name, "--json"]
             copy = round.dir / name / "files" / data.name
-            return Getter(argv, copy, done=r'^\{"event":"done"', failed=r'^\{"event":"error"')
-        what, folder = data.name, round.folder(f"got{number}")
+            return Getter(argv, copy, done=r'^\{"event":"done"', failed=r'^\{"event":"error"', stays=True)
+        folder = round.folder(f"got{number}")
+        argv = [self._binary, "get", "--quiet", "--tracker", round.tracker, "-o", str(folder)]
         if data.path.is_dir():
-            what += "/"
-        argv = [self._binary, "get", what, "--quiet", "--tracker", round.tracker, "-o", f"{folder}/"]
-        return Getter(argv, folder / data.name)
+            return Getter([*argv, f"{data.name}/"], folder)
+        return Getter([*argv, data.name], folder / data.name)
 
-    def own_seconds(self, line: str) -> float | None:
-        return float(json.loads(line)["elapsed_s"])
+    def own_words(self, line: str) -> OwnWords | None:
+        said = json.loads(line)
+        first = sum(each["bytes"] for each in said["sources"] if each["peer"] == "holder0")
+        return OwnWords(float(said["elapsed_s"]), first)
 
     def _peer(self, round: Round, host: Host, name: str) -> list[str]:
         where = ["--root", str(round.dir), "--tracker", round.tracker, "--listen", f"{host.ip}:0"]
@@ -158,7 +211,7 @@ class CurlNginx(Tool):
 
     name = "nginx"
     remark = "verifies nothing"
-    shares = False
+    many_sources = False
 
     def missing(self) -> str | None:
         return _not_installed("nginx", "curl")
@@ -172,9 +225,80 @@ class CurlNginx(Tool):
         if data.path.is_file():
             return Getter(["curl", "-sS", "--fail", "-o", str(folder / data.name), url], folder / data.name)
         config = round.dir / f"curl{number}.conf"
-        names = [each.relative_to(data.path) for each in data.path.rglob("*") if each.is_file()]
+        names = [each.relative_to(data.path) for each in data.files]
         config.write_text("".join(f'url = "{url}/{each}"\noutput = "{folder / data.name / each}"\n' for each in names))
         return Getter(["curl", "-sS", "--fail", "-Z", "--create-dirs", "-K", str(config)], folder / data.name)
+
+
+class Rsync(Tool):
+    """rsync and its daemon."""
+
+    name = "rsync"
+    remark = "a checksum of the whole file"
+    many_sources = False
+
+    def missing(self) -> str | None:
+        if Path("/proc/self/setgroups").read_text().strip() == "deny":
+            return "its daemon needs setgroups, which the namespaces of a user do not allow: run it as root"
+        return _not_installed("rsync")
+
+    def hold(self, round: Round, host: Host, number: int) -> Process:
+        folder, port = round.folder("rsync"), free_port()
+        # As root it would become another user, whom the namespace need not know.
+        owner = "uid = 0\ngid = 0\n" if os.geteuid() == 0 else ""
+        config = folder / "rsyncd.conf"
+        config.write_text(f"use chroot = no\n{owner}[bench]\npath = {round.data.path.parent}\nread only = yes\n")
+        where = [f"--config={config}", f"--address={host.ip}", f"--port={port}", f"--log-file={folder}/log"]
+        daemon = round.crew.start("rsyncd", ["rsync", "--daemon", "--no-detach", *where], host)
+        round.crew.await_connection(daemon, host, port)
+        round.sources.append(f"{host.ip}:{port}")
+        return daemon
+
+    def getter(self, round: Round, host: Host, number: int, stays: bool) -> Getter:
+        folder = round.folder(f"got{number}")
+        url = f"rsync://{round.sources[0]}/bench/{round.data.name}"
+        return Getter(["rsync", "--archive", "--whole-file", url, f"{folder}/"], folder / round.data.name)
+
+
+class Copy(Tool):
+    """The least that anybody has to do: copy it from memory to memory."""
+
+    name = "cp"
+    remark = "no network, verifies nothing"
+    many_sources = False
+
+    def hold(self, round: Round, host: Host, number: int) -> None:
+        return None
+
+    def getter(self, round: Round, host: Host, number: int, stays: bool) -> Getter:
+        folder = round.folder(f"got{number}")
+        # Copies of copies on write would be no copies.
+        return Getter(["cp", "-r", "--reflink=never", str(round.data.path), str(folder)], folder / round.data.name)
+
+
+class Aria2Http(Tool):
+    """aria2 over HTTP, from as many servers as there are holders."""
+
+    name = "aria2-http"
+    remark = "SHA-256 of the whole file"
+
+    def missing(self) -> str | None:
+        return _not_installed("nginx", "aria2c")
+
+    def hold(self, round: Round, host: Host, number: int) -> Process:
+        return start_nginx(round, host, number)
+
+    def getter(self, round: Round, host: Host, number: int, stays: bool) -> Getter:
+        data, folder = round.data, round.folder(f"got{number}")
+        wanted = round.dir / f"aria2-{number}.txt"
+        with open(wanted, "w") as file:
+            for each in data.files:
+                path = each.relative_to(data.path.parent)
+                file.write("\t".join(f"http://{source}/{path}" for source in round.sources))
+                file.write(f"\n out={path}\n checksum=sha-256={data.sha256(each)}\n")
+        argv = ["aria2c", "--no-conf=true", f"--dir={folder}", f"--input-file={wanted}", *QUIET_ARIA2]
+        argv += ["--max-concurrent-downloads=16", "--split=16", "--max-connection-per-server=4", "--min-split-size=1M"]
+        return Getter([*argv, "--file-allocation=none"], folder / data.name)
 
 
 class BitTorrent(Tool):
@@ -205,25 +329,26 @@ class Aria2(BitTorrent):
         return _not_installed("aria2c")
 
     def hold(self, round: Round, host: Host, number: int) -> Process:
-        folder = round.folder(f"holder{number}")
-        round.data.link(folder)
-        argv = [*self._client(round, folder), "--bt-seed-unverified=true", "--seed-ratio=0.0", str(self.torrent(round))]
+        argv = [
+            *self._client(round, round.holding(number)),
+            "--bt-seed-unverified=true",
+            "--seed-ratio=0.0",
+            str(self.torrent(round)),
+        ]
         holder = round.crew.start(f"holder{number}", argv, host)
         self.await_seed(round)
         return holder
 
     def getter(self, round: Round, host: Host, number: int, stays: bool) -> Getter:
         folder = round.folder(f"got{number}")
-        argv, done = self._client(round, folder), None
-        if stays:
-            hook = round.dir / "complete.sh"
+        # It ends two seconds after it has all.
+        hook = round.dir / "complete.sh"
+        if not hook.exists():
             hook.write_text("#!/bin/sh\necho complete\n")
             hook.chmod(0o755)
-            argv += [f"--on-bt-download-complete={hook}", "--seed-ratio=0.0"]
-            done = "^complete$"
-        else:
-            argv += ["--seed-time=0"]
-        return Getter([*argv, str(self.torrent(round))], folder / round.data.name, done)
+        argv = [*self._client(round, folder), f"--on-bt-download-complete={hook}"]
+        argv += ["--seed-ratio=0.0" if stays else "--seed-time=0", str(self.torrent(round))]
+        return Getter(argv, folder / round.data.name, done="^complete$", stays=stays)
 
     def _client(self, round: Round, folder: Path) -> list[str]:
         return [
@@ -241,10 +366,7 @@ class Aria2(BitTorrent):
             "--file-allocation=none",
             "--disk-cache=32M",
             "--allow-overwrite=true",
-            "--console-log-level=warn",
-            "--summary-interval=0",
-            "--show-console-readout=false",
-            "--disable-ipv6=true",
+            *QUIET_ARIA2,
         ]
 
 
@@ -256,19 +378,18 @@ class Libtorrent(BitTorrent):
     seeds = "seed"
 
     def missing(self) -> str | None:
-        return None if _python_with_libtorrent() else "python3-libtorrent"
+        return None if _python_with_libtorrent() else "python3-libtorrent is not installed"
 
     def hold(self, round: Round, host: Host, number: int) -> Process:
-        folder = round.folder(f"holder{number}")
-        round.data.link(folder)
-        holder = round.crew.start(f"holder{number}", self._client(round, folder, host, self.seeds), host)
+        argv = self._client(round, round.holding(number), host, self.seeds)
+        holder = round.crew.start(f"holder{number}", argv, host)
         self.await_seed(round)
         return holder
 
     def getter(self, round: Round, host: Host, number: int, stays: bool) -> Getter:
         folder = round.folder(f"got{number}")
         argv = self._client(round, folder, host, "get-and-stay" if stays else "get")
-        return Getter(argv, folder / round.data.name, "^complete$" if stays else None)
+        return Getter(argv, folder / round.data.name, done="^complete$", stays=stays)
 
     def _client(self, round: Round, folder: Path, host: Host, role: str) -> list[str]:
         python = _python_with_libtorrent()
@@ -298,6 +419,7 @@ def start_nginx(round: Round, host: Host, number: int) -> Process:
         f"""
 daemon off;
 master_process off;
+{"user root;" if os.geteuid() == 0 else ""}
 pid {folder}/pid;
 error_log {folder}/error.log;
 events {{ worker_connections 1024; }}
@@ -327,7 +449,7 @@ def free_port() -> int:
 
 def _not_installed(*programs: str) -> str | None:
     missing = [each for each in programs if shutil.which(each) is None]
-    return ", ".join(missing) or None
+    return f"{' and '.join(missing)} not installed" if missing else None
 
 
 @cache

@@ -40,9 +40,8 @@ class Torrent:
     info: dict[str, Value]
 
     @staticmethod
-    def of(path: Path) -> Torrent:
+    def of(path: Path, files: list[Path]) -> Torrent:
         """Hashes a file, or all files of a folder."""
-        files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
         sizes = [each.stat().st_size for each in files]
         piece = MIN_PIECE_BYTES
         while sum(sizes) > piece * MAX_PIECES:

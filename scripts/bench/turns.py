@@ -6,10 +6,10 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Generic, TypeVar
-from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 from processes import Failed, say
 from tools import Data, Tool
@@ -60,6 +60,13 @@ def random_file(path: Path, size: int) -> Data:
     with open(path, "wb") as file:
         file.writelines(os.urandom(min(CHUNK_BYTES, size - start)) for start in range(0, size, CHUNK_BYTES))
     return Data(path, size)
+
+
+def random_tree(path: Path, files: int, size: int) -> Data:
+    """A folder of folders of a hundred files each."""
+    for number in range(files):
+        random_file(path / f"{number // 100:03}" / f"{number:05}.bin", size)
+    return Data(path, files * size)
 
 
 def need_memory(place: Path, size: int) -> None:
