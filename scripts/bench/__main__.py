@@ -12,11 +12,12 @@ from pathlib import Path
 
 import bound
 import isolate
+import report
 import speed
 import swarm
 from isolate import Interrupted, Place
 from processes import Failed, say
-from tools import Aria2, Aria2Http, Copy, CurlNginx, Enxame, Libtorrent, Rsync, SuperSeeding, Tool
+from tools import Aria2, Aria2Http, Copy, CurlNginx, Enxame, Libtorrent, Rqbit, Rsync, SuperSeeding, Tool
 
 HELP = """\
 Measures enxame beside other programs that do the same, in turns, and prints medians, minima and maxima.
@@ -33,7 +34,19 @@ cases:
 EPILOG = """\
 Swarms need root, or a system that lets users make namespaces, and `ip` and `tc`; where they cannot be made they are
 skipped. Everything is done in memory, in namespaces that end with the bench. Progress is told on stderr.
-Exit code: 0 if all that could be run went well, 1 if something failed, 2 for wrong usage, 130 for Ctrl-C.
+
+What is not installed is left out and named. `--install` installs Debian's packages; rqbit is measured where it is on
+the path: `cargo install rqbit`.
+
+Times are from the start of the first getter until the last one has all (a getter that ends then: until its end, unless
+it says earlier that it has all). CPU is that of all getters, and that of all holders meanwhile; memory is the most that
+one of them ever had resident. Trackers are not counted. Copies are compared afterwards.
+
+Of swarms, `x bound` is the time against size / rate, which nobody can beat (the headers of TCP alone make it 1.05);
+files sent by the origin and what the getters received against what they need (`moved`) are read from the counters of
+the links; the first byte is that of the getter that waited longest.
+
+Exit code: 0 if enxame did all that could be run, 1 if it failed at something, 2 for wrong usage, 130 for Ctrl-C.
 """
 PACKAGES = ["aria2", "nginx-light", "curl", "rsync", "python3-libtorrent", "iproute2", "time"]
 
@@ -123,15 +136,27 @@ def build() -> str:
 def bench(options: argparse.Namespace, place: Place, binary: str) -> int:
     """All cases that were asked for; the exit code."""
     well = True
-    for case in speed.CASES:
-        if case.name in options.cases:
-            well &= speed.bench(case, chosen(speed_tools(binary), options), options, place)
-    if bound.NAME in options.cases:
-        well &= bound.bench(binary, options, place)
-    for swarm_case in swarm.CASES:
-        if swarm_case.name in options.cases:
-            well &= swarm.bench(swarm_case, chosen(swarm_tools(binary), options), options, place)
+    for name in options.cases:
+        try:
+            well &= measure(name, options, place, binary)
+        except Failed as failed:
+            well = False
+            say(f"{name}: {failed}")
+            if options.json:
+                report.print_json({"case": name, "failures": [str(failed)]})
     return 0 if well else 1
+
+
+def measure(name: str, options: argparse.Namespace, place: Place, binary: str) -> bool:
+    """One case; whether enxame did not fail at it."""
+    for case in speed.CASES:
+        if case.name == name:
+            return speed.bench(case, chosen(speed_tools(binary), options), options, place)
+    for swarm_case in swarm.CASES:
+        if swarm_case.name == name:
+            return swarm.bench(swarm_case, chosen(swarm_tools(binary), options), options, place)
+    bound.bench(binary, options, place)
+    return True
 
 
 def chosen(tools: list[Tool], options: argparse.Namespace) -> list[Tool]:
@@ -139,15 +164,15 @@ def chosen(tools: list[Tool], options: argparse.Namespace) -> list[Tool]:
 
 
 def speed_tools(binary: str) -> list[Tool]:
-    return [Enxame(binary), CurlNginx(), Rsync(), Aria2Http(), Aria2(), Libtorrent(), Copy()]
+    return [Enxame(binary), CurlNginx(), Rsync(), Aria2Http(), Aria2(), Libtorrent(), Rqbit(), Copy()]
 
 
 def swarm_tools(binary: str) -> list[Tool]:
-    return [Enxame(binary), Aria2(), Libtorrent(), SuperSeeding(), CurlNginx()]
+    return [Enxame(binary), Aria2(), Libtorrent(), SuperSeeding(), Rqbit(), CurlNginx()]
 
 
 def speed_help() -> str:
-    lines = [f"    {case.name:20}{case.about}" for case in speed.CASES]
+    lines = [f"    {case.name:20}{case.title}" for case in speed.CASES]
     return "\n".join(["  speed                 all of the following: over loopback, without limits", *lines])
 
 

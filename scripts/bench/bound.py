@@ -18,7 +18,7 @@ from processes import Crew, Failed, Process
 from report import Spread
 from speed import LOOPBACK
 from tools import HERE, Copy, Data, Enxame, Tool
-from turns import need_memory, random_file, take_turns
+from turns import data_folder, random_file, take_turns
 
 NAME = "machine-bound"
 MIB = 1024
@@ -47,18 +47,13 @@ STORE = Part("loopback, write", "sendfile to a process that receives and writes"
 ENXAME = Part("enxame one-to-one", "loopback, hash and write")
 
 
-def bench(binary: str, options: Namespace, place: Place) -> bool:
-    """All parts in turns, and what follows from them; whether all went well."""
+def bench(binary: str, options: Namespace, place: Place) -> None:
+    """All parts in turns, and what follows from them."""
     size = (options.mib or MIB) << 20
-    need_memory(place.dir, 2 * size)
-    data = random_file(place.dir / "data" / "file.bin", size)
+    data = random_file(data_folder(place.dir, 2 * size) / "file.bin", size)
     parts = [COPY, HASH, LOOP, STORE, ENXAME]
     rounds = options.rounds or speed.ROUNDS
-    try:
-        turns = take_turns(NAME, rounds, parts, place.dir, lambda part, folder: _once(part, binary, data, folder))
-    except Failed as failed:
-        report.print_json({"case": NAME, "failures": [str(failed)]}) if options.json else print(f"{NAME}: {failed}")
-        return False
+    turns = take_turns(NAME, rounds, parts, place.dir, lambda part, folder: _once(part, binary, data, folder))
     rows = [_row(part, turns.outcomes[part], size) for part in parts]
     bound_s = _bound(rows)
     for row in rows:
@@ -68,7 +63,6 @@ def bench(binary: str, options: Namespace, place: Place) -> bool:
             report.print_json({**row, "bound_s": bound_s, "busy_before": round(turns.busy, 2)})
     else:
         _print_table(rows, bound_s, size)
-    return True
 
 
 def _once(part: Tool, binary: str, data: Data, folder: Path) -> Cost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from links import Carried, Links
 from processes import Crew, Failed, Process, say
 from report import Spread
 from tools import Data, Round, Tool
-from turns import need_memory, random_file, take_turns
+from turns import data_folder, random_file, take_turns
 
 TICK_S = 0.02
 """How often the counters of the links are read."""
@@ -86,15 +87,16 @@ class Swarm:
 
 
 def bench(case: Case, tools: Sequence[Tool], options: Namespace, place: Place) -> bool:
-    """All rounds of a case, and what is printed of them; whether all went well."""
+    """All rounds of a case, and what is printed of them; whether enxame did not fail."""
     case = replace(case, mib=options.mib or case.mib)
     if why := place.why_not_isolated or links.missing():
         say(f"{case.name}: skipped, for it needs network namespaces: {why}")
         if options.json:
             report.print_json({"case": case.name, "skipped": why})
         return True
-    data = random_file(place.dir / "data" / "file.bin", case.mib << 20)
-    need_memory(place.dir, data.size * (case.getters + case.late + 1))
+    size = case.mib << 20
+    folder = data_folder(place.dir, size * (case.getters + case.late + 1))
+    data = random_file(folder / "file.bin", size)
     rounds = options.rounds or ROUNDS
     turns = take_turns(case.name, rounds, tools, place.dir, lambda tool, folder: _once(tool, case, data, folder))
     rows = [_row(case, tool, swarms) for tool, swarms in turns.outcomes.items()]
@@ -104,13 +106,14 @@ def bench(case: Case, tools: Sequence[Tool], options: Namespace, place: Place) -
             report.print_json({**row, "busy_before": round(turns.busy, 2)})
     else:
         _print_table(case, rows)
-    return all(swarm.why is None for swarms in turns.outcomes.values() for swarm in swarms)
+    return not any(row.get("failures") for row in rows if row["tool"] == "enxame")
 
 
 def _once(tool: Tool, case: Case, data: Data, folder: Path) -> Swarm:
     if not case.late:
         return run(tool, case, data, folder)
     alone = run(tool, replace(case, late=0), data, folder / "alone")
+    shutil.rmtree(folder / "alone")
     swarm = run(tool, case, data, folder / "late")
     if alone.finished == alone.getters and swarm.finished == swarm.getters:
         swarm.slowed = swarm.last_of_first_s / alone.last_s - 1

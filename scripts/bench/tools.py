@@ -405,6 +405,32 @@ class SuperSeeding(Libtorrent):
     seeds = "super-seed"
 
 
+class Rqbit(BitTorrent):
+    """rqbit, whose `download` shares what is there already."""
+
+    name = "rqbit"
+    remark = "SHA-1 per piece"
+
+    def missing(self) -> str | None:
+        return f"{why} (cargo install rqbit)" if (why := _not_installed("rqbit")) else None
+
+    def hold(self, round: Round, host: Host, number: int) -> Process:
+        argv = self._client(round, round.holding(number), host)
+        holder = round.crew.start(f"holder{number}", argv, host)
+        self.await_seed(round)
+        return holder
+
+    def getter(self, round: Round, host: Host, number: int, stays: bool) -> Getter:
+        folder = round.folder(f"got{number}")
+        argv = self._client(round, folder, host, *([] if stays else ["--exit-on-finish"]))
+        return Getter(argv, folder / round.data.name, done="torrent finished downloading", stays=stays)
+
+    def _client(self, round: Round, folder: Path, host: Host, *more: str) -> list[str]:
+        network = ["--disable-dht", "--disable-lsd", "--disable-upnp-port-forward", f"--listen-ip={host.ip}"]
+        where = ["--disable-http-api", "--overwrite", f"--output-folder={folder}", str(self.torrent(round))]
+        return ["rqbit", "-v", "info", *network, "download", *more, *where]
+
+
 # ---- what several of them need ----
 
 

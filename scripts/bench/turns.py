@@ -20,6 +20,8 @@ CHUNK_BYTES = 1 << 20
 BUSY_SHARE = 0.1
 """What else may run on the machine before the figures are called doubtful."""
 BUSY_SAMPLE_S = 0.25
+PROGRAMS_BYTES = 512 << 20
+"""Memory that is left to the programs: some of a swarm take 30 MiB each."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,16 @@ def random_tree(path: Path, files: int, size: int) -> Data:
     return Data(path, files * size)
 
 
-def need_memory(place: Path, size: int) -> None:
-    """Fails unless there is room for so many bytes of files, which are kept in memory."""
+def data_folder(place: Path, size: int) -> Path:
+    """An empty folder for the data, where there is room for so many bytes of files; everything is kept in memory."""
+    folder = place / "data"
+    shutil.rmtree(folder, ignore_errors=True)
     available = int(re.findall(r"^MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)[0]) * 1024
-    # Programs need memory too.
-    free = min(available - (512 << 20), shutil.disk_usage(place).free)
+    free = min(available - PROGRAMS_BYTES, shutil.disk_usage(place).free)
     if size > free:
         raise Failed(f"it needs {size >> 20} MiB for files, and {free >> 20} MiB are free: try a smaller --mib")
+    folder.mkdir()
+    return folder
 
 
 def _busy_share() -> float:
