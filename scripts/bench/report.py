@@ -28,10 +28,9 @@ class Spread:
         return {"median": _rounded(self.median), "min": _rounded(self.min), "max": _rounded(self.max)}
 
     def text(self, digits: int) -> str:
-        """The median, and the others in brackets if there are any."""
-        if self.min == self.max:
-            return f"{self.median:.{digits}f}"
-        return f"{self.median:.{digits}f} [{self.min:.{digits}f}, {self.max:.{digits}f}]"
+        """The median, and the others in brackets if they differ."""
+        median, low, high = (f"{each:.{digits}f}" for each in (self.median, self.min, self.max))
+        return median if low == high else f"{median} [{low}, {high}]"
 
 
 def text(spread: Spread | None, digits: int) -> str:

@@ -49,7 +49,7 @@ class Case:
     @property
     def title(self) -> str:
         """What is done, for people."""
-        return f"{self.about}, {self.size >> 20} MiB" if self.size >= 1 << 20 else self.about
+        return f"{self.about}, {self.size >> 20} MiB" if self.file_bytes >= 1 << 20 else self.about
 
 
 CASES = (
@@ -110,7 +110,8 @@ def _once(tool: Tool, case: Case, data: Data, folder: Path) -> Transfer:
     calm = run(tool, replace(case, kill=False), data, folder / "calm")
     shutil.rmtree(folder / "calm")
     transfer = run(tool, case, data, folder / "killed")
-    if not calm.why and not transfer.why:
+    transfer.why = transfer.why or calm.why
+    if not transfer.why:
         transfer.slowed = transfer.wall_s / calm.wall_s - 1
     return transfer
 
@@ -152,7 +153,7 @@ def _transfer(tool: Tool, case: Case, round: Round, holders: list[Process], outc
         if time.monotonic() - getters.started > LIMIT_S:
             getters.why = getters.why or f"not done after {LIMIT_S:.0f} s"
             break
-    if kill:
+    if kill and not getters.why:
         raise Failed("it was done before a holder could be killed")
     after = [each.usage_so_far() for each in holders]
     used = getters.usage() if getters.all_ended else Usage(0.0, 0)

@@ -115,7 +115,8 @@ def _once(tool: Tool, case: Case, data: Data, folder: Path) -> Swarm:
     alone = run(tool, replace(case, late=0), data, folder / "alone")
     shutil.rmtree(folder / "alone")
     swarm = run(tool, case, data, folder / "late")
-    if alone.finished == alone.getters and swarm.finished == swarm.getters:
+    swarm.why = swarm.why or alone.why
+    if not swarm.why:
         swarm.slowed = swarm.last_of_first_s / alone.last_s - 1
     return swarm
 
@@ -163,57 +164,87 @@ def run(tool: Tool, case: Case, data: Data, place: Path) -> Swarm:
 
 
 def _distribute(tool: Tool, case: Case, round: Round, made: Links, origin: Process, outcome: Swarm) -> None:
-    size, crew = round.data.size, round.crew
-    before = made.carried()
-    hosts = made.hosts[2:]
-    running = Getters(tool, round, stay=True)
-    running.start(hosts[: case.getters])
-    late, alive = case.late, True
-    quiet_since, quiet_bytes = running.started, 0
-    for event in crew.events(TICK_S):
-        if event is not None:
-            running.note(event)
-            if event.process is origin and event.line is None and not origin.told_to_end:
-                raise Failed(f"the origin ended: {origin.complaint()}")
-            if running.all_ended and not late:
+    course = _Course(case, made, round, origin, Getters(tool, round, stay=True), outcome)
+    course.running.start(course.hosts[: case.getters])
+    for event in round.crew.events(TICK_S):
+        if event is None:
+            if not course.tick(time.monotonic() - course.running.started):
                 break
             continue
-        now = time.monotonic()
-        carried = _since(before, made.carried())
-        received = [each.received for each in carried[2:]]
-        if not outcome.first_byte_s and min(received[: case.getters]) >= FIRST_BYTES:
-            outcome.first_byte_s = now - running.started
-        if alive and case.kill_after_files is not None and carried[1].sent >= case.kill_after_files * size:
-            crew.kill(origin)
-            alive, outcome.killed_s = False, now - running.started
-        if late and sum(received) >= case.getters * size / 2:
-            running.start(hosts[case.getters :])
-            late = 0
-        if sum(received) - quiet_bytes >= MOVING_BYTES:
-            quiet_since, quiet_bytes = now, sum(received)
-        if now - quiet_since > STALLED_S:
-            running.why = running.why or f"nothing moved for {STALLED_S:.0f} s"
+        course.running.note(event)
+        if event.process is origin and event.line is None and not origin.told_to_end:
+            raise Failed(f"the origin ended: {origin.complaint()}")
+        if course.running.all_ended and not course.to_join:
             break
-        if now - running.started > LIMIT_OF_BOUND * case.bound_s:
-            running.why = running.why or f"not done after {LIMIT_OF_BOUND} times the bound"
-            break
-    _conclude(running, case, _since(before, made.carried()), outcome)
+    _conclude(course)
 
 
-def _conclude(running: Getters, case: Case, carried: list[Carried], outcome: Swarm) -> None:
+@dataclass
+class _Course:
+    """What happens in a round, from tick to tick, besides what the getters say."""
+
+    case: Case
+    links: Links
+    round: Round
+    origin: Process
+    running: Getters
+    outcome: Swarm
+    _moved_s: float = 0.0
+    _moved_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.hosts = self.links.hosts[2:]
+        self.to_join = self.case.late
+        self._before = self.links.carried()
+
+    def carried(self) -> list[Carried]:
+        """What the links carried since the beginning."""
+        now = self.links.carried()
+        return [Carried(n.sent - b.sent, n.received - b.received) for b, n in zip(self._before, now)]
+
+    def tick(self, at_s: float) -> bool:
+        """Looks at the links, and does what is due; whether the round goes on."""
+        _, origin, *getters = self.carried()
+        received = [each.received for each in getters]
+        if not self.outcome.first_byte_s and min(received[: self.case.getters]) >= FIRST_BYTES:
+            self.outcome.first_byte_s = at_s
+        self._kill_origin(at_s, origin.sent)
+        self._join(sum(received))
+        if sum(received) - self._moved_bytes >= MOVING_BYTES:
+            self._moved_s, self._moved_bytes = at_s, sum(received)
+        if at_s - self._moved_s > STALLED_S:
+            return self._give_up(f"nothing moved for {STALLED_S:.0f} s")
+        if at_s > LIMIT_OF_BOUND * self.case.bound_s:
+            return self._give_up(f"not done after {LIMIT_OF_BOUND} times the bound")
+        return True
+
+    def _kill_origin(self, at_s: float, sent: int) -> None:
+        limit = self.case.kill_after_files
+        if limit is not None and self.outcome.killed_s is None and sent >= limit * self.round.data.size:
+            self.round.crew.kill(self.origin)
+            self.outcome.killed_s = at_s
+
+    def _join(self, received: int) -> None:
+        if self.to_join and received >= self.case.getters * self.round.data.size / 2:
+            self.running.start(self.hosts[self.case.getters :])
+            self.to_join = 0
+
+    def _give_up(self, why: str) -> bool:
+        self.running.why = self.running.why or why
+        return False
+
+
+def _conclude(course: _Course) -> None:
+    carried, running, outcome = course.carried(), course.running, course.outcome
     finished = running.finish()
     outcome.finished, outcome.why = len(finished), running.why
-    first = [finished[each] for each in list(running.getters)[: case.getters] if each in finished]
+    first = [finished[each] for each in list(running.getters)[: course.case.getters] if each in finished]
     outcome.last_s = max(finished.values(), default=0.0)
     outcome.last_of_first_s = max(first, default=0.0)
     outcome.own_last_s = max((each.seconds for each in running.own), default=None)
-    size = running.round.data.size
+    size = course.round.data.size
     outcome.origin_files = carried[1].sent / size
     outcome.moved = sum(each.received for each in carried[2:]) / size / len(running.getters)
-
-
-def _since(before: list[Carried], now: list[Carried]) -> list[Carried]:
-    return [Carried(n.sent - b.sent, n.received - b.received) for b, n in zip(before, now)]
 
 
 def _print_table(case: Case, rows: list[dict[str, Any]]) -> None:
