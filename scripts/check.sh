@@ -33,4 +33,11 @@ trap 'rm -f -- "$file"' EXIT
 head -c $((8 << 20)) /dev/urandom >"$file"
 scripts/swarm.sh 4 "$file"
 
+step "a short bench"
+if time=$(type -P time) && "$time" --version 2>&1 | grep -q GNU; then
+    scripts/bench.sh one-to-one swarm-8 --mib 4 --rounds 1 --tools enxame
+else
+    echo "not checked: GNU time is not installed"
+fi
+
 step "all passed"
