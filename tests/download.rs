@@ -4,14 +4,14 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use enxame_actors::peer::events::{JobError, JobEvent, SourceState};
-use enxame_actors::wire::peer::ToHolder;
 use enxame_actors::wire::tracker::{Candidate, Holder};
 use support::files::{SIZES, SPAN};
-use support::holder::{Asked, opened};
+use support::holder::{Says, connections, opened, spans_asked};
 use support::job::{Running, Told, assert_sums_up, fetch, into_folder, part_files, share};
 use support::proxy::{End, RefusingAddress, Way};
 use support::swarm::{NEVER, RealPeer, RealTracker};
@@ -33,20 +33,6 @@ fn holder(test: &Test, peer: &str, content: &Content, behaviour: Behaviour) -> F
 fn later(test: &Test, holder: &FakeHolder) -> FaultProxy {
     let way = Way { latency: Duration::from_millis(300), ..Way::default() };
     FaultProxy::start(test, holder.address(), vec![Fault::to_client(way)])
-}
-
-/// How many connections a holder had.
-fn connections(asked: &[(u64, Asked)]) -> usize {
-    asked.iter().filter(|(_, asked)| *asked == Asked::Connected).count()
-}
-
-/// How many spans were asked for on connections of a holder.
-fn spans_asked(content: &Content, asked: &[(u64, Asked)]) -> usize {
-    let spans = |(_, asked): &(u64, Asked)| match asked {
-        Asked::Said(ToHolder::Get { run, .. }) => content.geometry.spans_of_run(*run).map(|run| run.len()),
-        _ => None,
-    };
-    asked.iter().filter_map(spans).sum()
 }
 
 // ---- sizes and holders ----
@@ -222,7 +208,7 @@ fn who_sends_another_file_is_dropped_and_never_asked_again() {
 
 #[test]
 fn who_says_it_has_what_it_lacks_is_dropped_and_never_asked_again() {
-    let (behaviour, reason) = (Behaviour::Missing, "does not have it");
+    let (behaviour, reason) = (Behaviour::FalseHave(Says::Complete, BTreeSet::new()), "does not have it");
     the_file_arrives_beside(Treatment { behaviour, reason, again: false });
 }
 
@@ -412,7 +398,7 @@ fn a_file_that_nobody_delivers_fails_with_the_reason_of_each_holder_and_keeps_wh
         let lies = [
             ("a-flips", Behaviour::FlipBit(3), "sent wrong data (span 3)"),
             ("b-other", Behaviour::OtherFile, "sent wrong data"),
-            ("c-lacks", Behaviour::Missing, "does not have it"),
+            ("c-lacks", Behaviour::FalseHave(Says::Complete, BTreeSet::new()), "does not have it"),
             ("d-index", Behaviour::WrongIndex, "blocks that were not asked for"),
         ];
         let holders = lies.clone().map(|(peer, behaviour, _)| holder(&test, peer, &content, behaviour));

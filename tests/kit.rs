@@ -20,7 +20,7 @@ use enxame_actors::wire::tracker::{FromTracker, Listing, ToTracker};
 use enxame_actors::wire::{FrameHeader, HEADER_BYTES, Hello, ListDigest, Refusal, VERSION};
 use support::files::{SIZES, SPAN};
 use support::harness::{Failure, Patience, try_system_test};
-use support::holder::{Asked, opened};
+use support::holder::{Asked, Says, opened};
 use support::probe::Probe;
 use support::proxy::{End, RefusingAddress, Traffic, Way};
 use support::tracker::{Script, candidate};
@@ -607,6 +607,20 @@ fn each_misbehaviour_is_what_it_says() {
         let more = getter.stream.try_read(&mut [0]).map_err(|error| error.kind());
         assert_eq!(more, Err(ErrorKind::WouldBlock), "stalled, but it reads on");
 
+        let frozen = FakeHolder::start(&test, "p1", std::slice::from_ref(&content), Behaviour::Freeze(1));
+        let mut first = Getter::greeted(&frozen).await;
+        first.get(&content, 0..2).await;
+        assert_eq!(first.hear().await, blocks(&content, 0));
+        let mut second = Getter::greeted(&frozen).await;
+        assert_eq!(second.open(&content).await, opened_all(&content), "it greets and opens");
+        second.hear().await;
+        second.get(&content, 1..2).await;
+        frozen.until(|asked| gets(asked) == 2).await;
+        for getter in [first, second] {
+            let more = getter.stream.try_read(&mut [0]).map_err(|error| error.kind());
+            assert_eq!(more, Err(ErrorKind::WouldBlock), "and sends no span more");
+        }
+
         for at in [1, 50, 200, 1000, SPAN as u64 + 300] {
             let holder =
                 FakeHolder::start(&test, "p1", std::slice::from_ref(&content), Behaviour::CloseAt(at));
@@ -640,11 +654,26 @@ fn each_misbehaviour_is_what_it_says() {
         let Heard::Blocks(192, wrong) = getter.hear().await else { panic!("no blocks") };
         assert!(wrong.len() == 5000 && wrong != content.span(3).unwrap());
 
-        let (_holder, mut getter, opened) = ask(Behaviour::Missing).await;
-        assert_eq!(opened, opened_all(&content));
-        getter.hear().await;
-        getter.get(&content, 0..1).await;
-        assert_eq!(getter.hear().await, missing());
+        for says in [Says::Complete, Says::InOpened, Says::ByHave] {
+            let (holder, mut getter, opened) = ask(Behaviour::FalseHave(says, [1].into())).await;
+            assert_eq!(holder.listed().complete, says == Says::Complete);
+            let Heard::Message(FromHolder::Opened { spans, .. }) = opened else { panic!("{opened:?}") };
+            let told = spans.map(|spans| SpanSet::from_bytes(&content.geometry, &spans).unwrap().count());
+            assert_eq!(getter.hear().await, manifest(&content));
+            match says {
+                Says::Complete => assert_eq!(told, None),
+                Says::InOpened => assert_eq!(told, Some(4)),
+                Says::ByHave => {
+                    assert_eq!(told, Some(0));
+                    let have = FromHolder::Have { id: content.id, spans: vec![0, 1, 2, 3] };
+                    assert_eq!(getter.hear().await, Heard::Message(have));
+                }
+            }
+            getter.get(&content, 1..2).await;
+            assert_eq!(getter.hear().await, blocks(&content, 1));
+            getter.get(&content, 2..3).await;
+            assert_eq!(getter.hear().await, missing());
+        }
 
         let (_holder, mut getter, busy) = ask(Behaviour::Busy(77)).await;
         assert_eq!(busy, Heard::Message(FromHolder::Busy { retry_after_ms: 77 }));
@@ -721,6 +750,19 @@ fn a_trickling_holder_takes_its_time() {
         assert_eq!(getter.hear().await, blocks(&content, 0));
         assert!(started.elapsed() >= Duration::from_millis(200), "{:?}", started.elapsed());
         assert!(started.elapsed() < STALL_TIMEOUT * 3, "{:?}", started.elapsed());
+    });
+}
+
+#[test]
+fn a_late_holder_greets_late_and_is_honest() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 100);
+        let holder = FakeHolder::start(&test, "p1", std::slice::from_ref(&content), Behaviour::Late(50));
+        let started = Instant::now();
+        let mut getter = Getter::greeted(&holder).await;
+        assert!(started.elapsed() >= Duration::from_millis(50), "{:?}", started.elapsed());
+        getter.get(&content, 0..1).await;
+        assert_eq!(getter.hear().await, blocks(&content, 0));
     });
 }
 

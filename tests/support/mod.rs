@@ -17,7 +17,7 @@
 //! | [`probe`] | an actor that hands on what it is told |
 //!
 //! A test file takes it in with `mod support;`. Nothing here has a fixed port, and the only
-//! timers are those of the proxy, of the trickling holder, and of the harness's deadline.
+//! timers are those of the proxy, of the late and the trickling holder, and of the harness's deadline.
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses its own part of the kit")]
 
 pub mod binary;
