@@ -12,7 +12,7 @@ use enxame_actors::peer::events::{JobError, JobEvent, SourceState};
 use enxame_actors::wire::tracker::{Candidate, Holder};
 use support::files::{SIZES, SPAN};
 use support::holder::{Says, connections, opened, spans_asked};
-use support::job::{Running, Told, assert_sums_up, fetch, into_folder, part_files, share};
+use support::job::{Running, Told, assert_sums_up, fetch, into_folder, part_files, part_path, share};
 use support::proxy::{End, RefusingAddress, Way};
 use support::swarm::{NEVER, RealPeer, RealTracker};
 use support::tracker::{Script, candidate};
@@ -420,6 +420,34 @@ fn a_file_that_nobody_delivers_fails_with_the_reason_of_each_holder_and_keeps_wh
         }
         assert!(!to.join("x").exists());
         assert_eq!(part_files(&to).len(), 1, "a-flips has delivered some");
+    });
+}
+
+#[test]
+fn who_lies_costs_nothing_of_what_is_on_disk() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN + 100);
+        let to = test.folder();
+        // All but the first span.
+        let mut held = content.data.to_vec();
+        held[..SPAN].fill(0);
+        std::fs::write(part_path(&to, &content), &held).unwrap();
+        for size in [1, SPAN, 7 * SPAN, content.data.len() - 1, content.data.len() + 1, 9 * SPAN + 1] {
+            let liar = holder(&test, "liar", &content.forged(size), Behaviour::Honest);
+            let lie = candidate(&content.forged(size), &["x"], vec![liar.listed()]);
+            let tracker = tracker_of(&test, vec![lie]);
+            let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+            let reasons = undelivered(told.failed());
+            assert!(matches!(&reasons[..], [(_, why)] if why.starts_with("sent ")), "{size}: {reasons:?}");
+            assert!(!to.join("x").exists());
+        }
+        let good = holder(&test, "good", &content, Behaviour::Honest);
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![good.listed()])]);
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        assert!(content.stands_at(&to.join("x")));
+        // What came right from a liar counts too.
+        assert!(told.done().fetched_bytes <= SPAN as u64, "{:?}", told.done());
+        assert_sums_up(told.done());
     });
 }
 
