@@ -424,6 +424,18 @@ fn a_file_that_nobody_delivers_fails_with_the_reason_of_each_holder_and_keeps_wh
 }
 
 #[test]
+fn a_size_that_calls_for_a_longer_manifest_is_found_wrong_before_that_is_waited_for() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN);
+        let liar = holder(&test, "liar", &content, Behaviour::WrongSize);
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![liar.listed()])]);
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &test.folder())]).await;
+        let why = "states a wrong size (2097153 bytes)".to_string();
+        assert_eq!(undelivered(told.failed()), [("liar".into(), why)]);
+    });
+}
+
+#[test]
 fn who_lies_costs_nothing_of_what_is_on_disk() {
     system_test(|test| async move {
         let content = Content::random(&mut test.rng(), 8 * SPAN + 100);

@@ -454,7 +454,8 @@ impl Downloader {
                 file.manifest_from = Some(id);
                 file.manifest_asked = Instant::now();
                 file.asked_open.insert(id);
-                source.connection.do_send(Order::Open { file: index, id: file.id, manifest: true });
+                let order = Order::Open { file: index, id: file.id, size: file.size(), manifest: true };
+                source.connection.do_send(order);
             }
         } else if file.is_begun {
             if is_complete {
@@ -462,7 +463,8 @@ impl Downloader {
                 self.assign(id);
             } else {
                 file.asked_open.insert(id);
-                source.connection.do_send(Order::Open { file: index, id: file.id, manifest: false });
+                let order = Order::Open { file: index, id: file.id, size: file.size(), manifest: false };
+                source.connection.do_send(order);
             }
         }
     }

@@ -39,7 +39,7 @@ pub(super) struct SourceTask {
 
 /// An answer that is due.
 enum Expected {
-    Opened { file: FileIndex, id: FileId },
+    Opened { file: FileIndex, id: FileId, size: u64 },
     Manifest { file: FileIndex, id: FileId, size: u64, spans: Option<bytes::Bytes>, values: Vec<SpanHash> },
     Holders { file: FileIndex, id: FileId },
     Blocks { file: FileIndex, id: FileId, geometry: Geometry, next: u32, end: u32 },
@@ -194,8 +194,8 @@ impl Talk {
         let mut next = Some(order);
         while let Some(order) = next {
             match order {
-                Order::Open { file, id, manifest } => {
-                    self.expected.push_back(Expected::Opened { file, id });
+                Order::Open { file, id, size, manifest } => {
+                    self.expected.push_back(Expected::Opened { file, id, size });
                     requests.push(ToHolder::Open { id, manifest });
                 }
                 Order::Get { request, id, geometry } => {
@@ -229,8 +229,12 @@ impl Talk {
         match (message, self.expected.pop_front()) {
             (
                 FromHolder::Opened { id, size, spans, manifest },
-                Some(Expected::Opened { file, id: asked }),
+                Some(Expected::Opened { file, id: asked, size: believed }),
             ) if id == asked => {
+                if size != believed {
+                    // Its manifest may be of another length, so that the rest never comes.
+                    return Ok(Some(Ending::WrongSize { stated: size }));
+                }
                 if manifest {
                     let values = Vec::new();
                     self.expected.push_front(Expected::Manifest { file, id, size, spans, values });
@@ -262,7 +266,7 @@ impl Talk {
                 }
                 self.tell(SourceFact::Holders { file, holders }).await;
             }
-            (FromHolder::Missing { id }, Some(Expected::Opened { file, id: asked }))
+            (FromHolder::Missing { id }, Some(Expected::Opened { file, id: asked, .. }))
             | (FromHolder::Missing { id }, Some(Expected::Blocks { file, id: asked, .. }))
                 if id == asked =>
             {
