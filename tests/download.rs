@@ -452,6 +452,8 @@ fn who_lies_costs_nothing_of_what_is_on_disk() {
             let reasons = undelivered(told.failed());
             assert!(matches!(&reasons[..], [(_, why)] if why.starts_with("sent ")), "{size}: {reasons:?}");
             assert!(!to.join("x").exists());
+            let held = std::fs::read(part_path(&to, &content)).unwrap();
+            assert!(held.get(SPAN..content.data.len()) == Some(&content.data[SPAN..]), "{size}");
         }
         let good = holder(&test, "good", &content, Behaviour::Honest);
         let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![good.listed()])]);
