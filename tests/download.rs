@@ -364,6 +364,28 @@ fn a_holder_that_never_sends_its_manifest_does_not_hold_the_others_up() {
 }
 
 #[test]
+fn a_span_that_came_counts_while_the_next_one_hangs_in_the_middle() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 4 * SPAN);
+        let only = holder(&test, "only", &content, Behaviour::Honest);
+        let hole = Fault::to_client(Way::ends(SPAN as u64 * 3 / 2, End::BlackHole));
+        let proxy = FaultProxy::start(&test, only.address(), vec![hole]);
+        let listed = vec![only.listed_at(proxy.address())];
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
+        let mut running = Running::start(&test, tracker.address(), vec![into_folder("x", &test.folder())]);
+        let counts_or_ends = |event: &JobEvent| match event {
+            JobEvent::Progress(now) => now.have_bytes > 0,
+            JobEvent::Source { state, .. } => *state != SourceState::Connected,
+            _ => false,
+        };
+        let event = running.watched.until("a span to count", counts_or_ends).await;
+        assert!(matches!(&event, JobEvent::Progress(now) if now.have_bytes == SPAN as u64), "{event:?}");
+        running.cancel();
+        running.finish().await;
+    });
+}
+
+#[test]
 fn a_holder_that_trickles_does_not_hold_the_others_up() {
     system_test(|test| async move {
         let content = Content::random(&mut test.rng(), 24 * SPAN);

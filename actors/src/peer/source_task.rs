@@ -308,7 +308,7 @@ impl Talk {
                 // Grown once; what stands in it from before is written over.
                 buffer.resize(range.end, 0);
             }
-            if self.reader.blocks(&mut buffer[range.clone()]).await? != geometry.first_block(span) {
+            if self.read_blocks(&mut buffer[range.clone()]).await? != geometry.first_block(span) {
                 return Err(LinkError::Unexpected("blocks that were not asked for"));
             }
             filled = range.end;
@@ -327,6 +327,21 @@ impl Talk {
         }
         self.handing_over = Some(Box::pin(self.handoff.hand_over(SpansArrived { parts, buffer })));
         Ok(None)
+    }
+
+    /// Reads blocks. What was handed over is settled meanwhile: it is had, however slowly the next comes.
+    async fn read_blocks(&mut self, data: &mut [u8]) -> Result<u64, LinkError> {
+        let reading = self.reader.blocks(data);
+        tokio::pin!(reading);
+        loop {
+            tokio::select! {
+                biased;
+                Some(verdict) = settled(&mut self.handing_over) => {
+                    pass_on(verdict, &mut self.spare, &self.connection).await;
+                }
+                first = &mut reading => return first,
+            }
+        }
     }
 
     /// The span that the next BLOCKS frame has to be; it is not due any more from here on.
@@ -354,10 +369,15 @@ impl Talk {
     async fn take_back(&mut self, verdict: Option<Verdict>) -> Option<Ending> {
         // The assembler has gone: so will the job.
         let Some(verdict) = verdict else { return Some(Ending::NotNeeded) };
-        self.spare.push(verdict.buffer);
-        self.tell(SourceFact::Settled(verdict.outcomes)).await;
+        pass_on(verdict, &mut self.spare, &self.connection).await;
         None
     }
+}
+
+async fn pass_on(verdict: Verdict, spare: &mut Vec<Vec<u8>>, connection: &Recipient<TaskFact>) {
+    spare.push(verdict.buffer);
+    // If the actor has gone, this task is about to be dropped.
+    let _ = connection.send(TaskFact(SourceFact::Settled(verdict.outcomes))).await;
 }
 
 /// Resolves when the hand-over is done; never, if there is none.
