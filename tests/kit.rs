@@ -376,7 +376,7 @@ fn the_proxy_changes_nothing_unless_told() {
         for fault in [Fault::none(), Fault::to_client(pieces), Fault::to_client(late)] {
             let (read, end, traffic) = through(&test, target, fault).await;
             assert!(read == content.data && end == Ok(()), "{} bytes, {end:?}", read.len());
-            assert_eq!(traffic, Traffic { connections: 1, open: 0, to_target: 0, to_client: 300_000 });
+            assert_eq!(traffic, Traffic { connections: 1, to_client: 300_000, ..Traffic::default() });
         }
     });
 }
@@ -411,6 +411,26 @@ fn the_proxy_flips_the_one_bit() {
             assert_ne!(read, content.data);
             read[byte as usize] ^= 1 << bit;
             assert!(read == content.data && end == Ok(()), "byte {byte}");
+        }
+    });
+}
+
+#[test]
+fn the_proxy_flips_a_bit_in_as_many_stretches_as_it_is_told() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 1_000_000);
+        let (target, _talking) = talker(&test, &content.data).await;
+        for (probability, flipped) in [(0.0, 0..=0), (0.1, 50..=150), (1.0, 1000..=1000)] {
+            let noise = Way { noise: Some((1000, probability)), ..Way::default() };
+            let (read, end, traffic) = through(&test, target, Fault::to_client(noise)).await;
+            assert_eq!((read.len(), end), (content.data.len(), Ok(())));
+            let bits = |(a, b): (&[u8], &[u8])| -> u64 {
+                a.iter().zip(b).map(|(a, b)| u64::from((a ^ b).count_ones())).sum()
+            };
+            let flips: Vec<u64> = read.chunks(1000).zip(content.data.chunks(1000)).map(bits).collect();
+            assert!(flips.iter().all(|flips| *flips <= 1), "one in a stretch");
+            let flips: u64 = flips.iter().sum();
+            assert!(flipped.contains(&flips) && traffic.flips == flips, "{flips} and {traffic:?}");
         }
     });
 }

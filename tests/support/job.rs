@@ -185,6 +185,12 @@ impl Told {
         self.states(peer).filter_map(reason).collect()
     }
 
+    /// Why this source was dropped for lying, each time that it was.
+    pub fn lies(&self, peer: &str) -> Vec<&str> {
+        let is_lie = |reason: &&str| LIES.iter().any(|lie| reason.starts_with(lie));
+        self.dropped(peer).into_iter().filter(is_lie).collect()
+    }
+
     fn states(&self, peer: &str) -> impl Iterator<Item = &SourceState> {
         let of_peer: PeerId = peer.parse().expect("a peer id");
         self.0.iter().filter_map(move |event| match event {
@@ -193,6 +199,10 @@ impl Told {
         })
     }
 }
+
+/// How the reasons begin for which a source is dropped because of an untruth.
+const LIES: [&str; 4] =
+    ["sent wrong data", "sent a wrong manifest", "states a wrong size", "broke the protocol"];
 
 /// What a source has delivered of a finished file, in bytes.
 pub fn share(done: &FileDone, peer: &str) -> u64 {

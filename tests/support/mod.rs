@@ -11,7 +11,7 @@
 //! | [`tree`] | a second implementation of the manifest, to check the first against |
 //! | [`getter`] | a getter that says to a real holder what a test wants |
 //! | [`job`] | a download job as a test sees it: what it was asked for, and all that it told |
-//! | [`swarm`] | a real tracker and real peers in the test's system |
+//! | [`swarm`] | a real tracker and real peers in the test's system, directly or through a proxy |
 //! | [`binary`] | the binary, run beside the actors of a test |
 //! | [`mounts`] | small disks that a test may fill |
 //! | [`probe`] | an actor that hands on what it is told |
