@@ -617,6 +617,48 @@ fn a_size_that_most_claim_falsely_does_not_keep_the_file_from_whoever_has_it() {
     });
 }
 
+#[test]
+fn a_size_of_which_nobody_delivers_anything_is_given_up_for_another() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN + 100);
+        let forged = content.forged(content.data.len() + 1);
+        // They stay, and never have anything.
+        let liars = ["l1", "l2"].map(|peer| holder(&test, peer, &forged, Behaviour::Partial([].into())));
+        let good = holder(&test, "good", &content, Behaviour::Honest);
+        let lie = candidate(&forged, &["x"], liars.iter().map(FakeHolder::listed).collect());
+        let tracker = tracker_of(&test, vec![lie, candidate(&content, &["x"], vec![good.listed()])]);
+        let to = test.folder();
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        assert!(content.stands_at(&to.join("x")));
+        assert_eq!(told.done().size, content.size());
+        assert_sums_up(told.done());
+        assert_eq!(told.dropped("good"), Vec::<&str>::new());
+    });
+}
+
+#[test]
+fn who_was_told_of_by_a_liar_is_not_held_to_what_the_liar_says_of_the_size() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN + 100);
+        let forged = content.forged(content.data.len() + 1);
+        let good = holder(&test, "good", &content, Behaviour::Honest);
+        let nothing = Behaviour::Partial([].into());
+        let known = [good.listed()];
+        let liar = FakeHolder::start_knowing(&test, "liar", std::slice::from_ref(&forged), nothing, &known);
+        let tracker = tracker_of(&test, vec![candidate(&forged, &["x"], vec![liar.listed()])]);
+        let to = test.folder();
+        let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
+        good.until(|asked| !opened(asked).is_empty()).await;
+        drop(liar);
+        let told = running.finish().await;
+        assert!(content.stands_at(&to.join("x")));
+        assert_eq!(told.done().size, content.size());
+        assert_sums_up(told.done());
+        assert_eq!(told.lies("good"), Vec::<&str>::new());
+        assert_eq!(told.dropped("good").len(), 1, "asked again, it is asked for its size");
+    });
+}
+
 // ---- a network that fails ----
 
 /// Fetches through proxies with these scripts, all at the same time, each from a holder of its own.
