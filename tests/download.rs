@@ -4,15 +4,15 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use enxame_actors::peer::events::{JobError, JobEvent, SourceState};
-use enxame_actors::wire::peer::ToHolder;
 use enxame_actors::wire::tracker::{Candidate, Holder};
 use support::files::{SIZES, SPAN};
-use support::holder::{Asked, opened};
-use support::job::{Running, Told, assert_sums_up, fetch, into_folder, part_files, share};
+use support::holder::{Says, connections, opened, spans_asked};
+use support::job::{Running, Told, assert_sums_up, fetch, into_folder, part_files, part_path, share};
 use support::proxy::{End, RefusingAddress, Way};
 use support::swarm::{NEVER, RealPeer, RealTracker};
 use support::tracker::{Script, candidate};
@@ -33,20 +33,6 @@ fn holder(test: &Test, peer: &str, content: &Content, behaviour: Behaviour) -> F
 fn later(test: &Test, holder: &FakeHolder) -> FaultProxy {
     let way = Way { latency: Duration::from_millis(300), ..Way::default() };
     FaultProxy::start(test, holder.address(), vec![Fault::to_client(way)])
-}
-
-/// How many connections a holder had.
-fn connections(asked: &[(u64, Asked)]) -> usize {
-    asked.iter().filter(|(_, asked)| *asked == Asked::Connected).count()
-}
-
-/// How many spans were asked for on connections of a holder.
-fn spans_asked(content: &Content, asked: &[(u64, Asked)]) -> usize {
-    let spans = |(_, asked): &(u64, Asked)| match asked {
-        Asked::Said(ToHolder::Get { run, .. }) => content.geometry.spans_of_run(*run).map(|run| run.len()),
-        _ => None,
-    };
-    asked.iter().filter_map(spans).sum()
 }
 
 // ---- sizes and holders ----
@@ -222,7 +208,7 @@ fn who_sends_another_file_is_dropped_and_never_asked_again() {
 
 #[test]
 fn who_says_it_has_what_it_lacks_is_dropped_and_never_asked_again() {
-    let (behaviour, reason) = (Behaviour::Missing, "does not have it");
+    let (behaviour, reason) = (Behaviour::FalseHave(Says::Complete, BTreeSet::new()), "does not have it");
     the_file_arrives_beside(Treatment { behaviour, reason, again: false });
 }
 
@@ -378,6 +364,28 @@ fn a_holder_that_never_sends_its_manifest_does_not_hold_the_others_up() {
 }
 
 #[test]
+fn a_span_that_came_counts_while_the_next_one_hangs_in_the_middle() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 4 * SPAN);
+        let only = holder(&test, "only", &content, Behaviour::Honest);
+        let hole = Fault::to_client(Way::ends(SPAN as u64 * 3 / 2, End::BlackHole));
+        let proxy = FaultProxy::start(&test, only.address(), vec![hole]);
+        let listed = vec![only.listed_at(proxy.address())];
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
+        let mut running = Running::start(&test, tracker.address(), vec![into_folder("x", &test.folder())]);
+        let counts_or_ends = |event: &JobEvent| match event {
+            JobEvent::Progress(now) => now.have_bytes > 0,
+            JobEvent::Source { state, .. } => *state != SourceState::Connected,
+            _ => false,
+        };
+        let event = running.watched.until("a span to count", counts_or_ends).await;
+        assert!(matches!(&event, JobEvent::Progress(now) if now.have_bytes == SPAN as u64), "{event:?}");
+        running.cancel();
+        running.finish().await;
+    });
+}
+
+#[test]
 fn a_holder_that_trickles_does_not_hold_the_others_up() {
     system_test(|test| async move {
         let content = Content::random(&mut test.rng(), 24 * SPAN);
@@ -412,7 +420,7 @@ fn a_file_that_nobody_delivers_fails_with_the_reason_of_each_holder_and_keeps_wh
         let lies = [
             ("a-flips", Behaviour::FlipBit(3), "sent wrong data (span 3)"),
             ("b-other", Behaviour::OtherFile, "sent wrong data"),
-            ("c-lacks", Behaviour::Missing, "does not have it"),
+            ("c-lacks", Behaviour::FalseHave(Says::Complete, BTreeSet::new()), "does not have it"),
             ("d-index", Behaviour::WrongIndex, "blocks that were not asked for"),
         ];
         let holders = lies.clone().map(|(peer, behaviour, _)| holder(&test, peer, &content, behaviour));
@@ -434,6 +442,48 @@ fn a_file_that_nobody_delivers_fails_with_the_reason_of_each_holder_and_keeps_wh
         }
         assert!(!to.join("x").exists());
         assert_eq!(part_files(&to).len(), 1, "a-flips has delivered some");
+    });
+}
+
+#[test]
+fn a_size_that_calls_for_a_longer_manifest_is_found_wrong_before_that_is_waited_for() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN);
+        let liar = holder(&test, "liar", &content, Behaviour::WrongSize);
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![liar.listed()])]);
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &test.folder())]).await;
+        let why = "states a wrong size (2097153 bytes)".to_string();
+        assert_eq!(undelivered(told.failed()), [("liar".into(), why)]);
+    });
+}
+
+#[test]
+fn who_lies_costs_nothing_of_what_is_on_disk() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN + 100);
+        let to = test.folder();
+        // All but the first span.
+        let mut held = content.data.to_vec();
+        held[..SPAN].fill(0);
+        std::fs::write(part_path(&to, &content), &held).unwrap();
+        for size in [1, SPAN, 7 * SPAN, content.data.len() - 1, content.data.len() + 1, 9 * SPAN + 1] {
+            let liar = holder(&test, "liar", &content.forged(size), Behaviour::Honest);
+            let lie = candidate(&content.forged(size), &["x"], vec![liar.listed()]);
+            let tracker = tracker_of(&test, vec![lie]);
+            let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+            let reasons = undelivered(told.failed());
+            assert!(matches!(&reasons[..], [(_, why)] if why.starts_with("sent ")), "{size}: {reasons:?}");
+            assert!(!to.join("x").exists());
+            let held = std::fs::read(part_path(&to, &content)).unwrap();
+            assert!(held.get(SPAN..content.data.len()) == Some(&content.data[SPAN..]), "{size}");
+        }
+        let good = holder(&test, "good", &content, Behaviour::Honest);
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![good.listed()])]);
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        assert!(content.stands_at(&to.join("x")));
+        // What came right from a liar counts too.
+        assert!(told.done().fetched_bytes <= SPAN as u64, "{:?}", told.done());
+        assert_sums_up(told.done());
     });
 }
 
@@ -564,6 +614,48 @@ fn a_size_that_most_claim_falsely_does_not_keep_the_file_from_whoever_has_it() {
             assert_eq!(connections(&liar.asked()), 1, "{:?}", liar.asked());
         }
         assert_eq!(part_files(&to), Vec::<PathBuf>::new());
+    });
+}
+
+#[test]
+fn a_size_of_which_nobody_delivers_anything_is_given_up_for_another() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN + 100);
+        let forged = content.forged(content.data.len() + 1);
+        // They stay, and never have anything.
+        let liars = ["l1", "l2"].map(|peer| holder(&test, peer, &forged, Behaviour::Partial([].into())));
+        let good = holder(&test, "good", &content, Behaviour::Honest);
+        let lie = candidate(&forged, &["x"], liars.iter().map(FakeHolder::listed).collect());
+        let tracker = tracker_of(&test, vec![lie, candidate(&content, &["x"], vec![good.listed()])]);
+        let to = test.folder();
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        assert!(content.stands_at(&to.join("x")));
+        assert_eq!(told.done().size, content.size());
+        assert_sums_up(told.done());
+        assert_eq!(told.dropped("good"), Vec::<&str>::new());
+    });
+}
+
+#[test]
+fn who_was_told_of_by_a_liar_is_not_held_to_what_the_liar_says_of_the_size() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN + 100);
+        let forged = content.forged(content.data.len() + 1);
+        let good = holder(&test, "good", &content, Behaviour::Honest);
+        let nothing = Behaviour::Partial([].into());
+        let known = [good.listed()];
+        let liar = FakeHolder::start_knowing(&test, "liar", std::slice::from_ref(&forged), nothing, &known);
+        let tracker = tracker_of(&test, vec![candidate(&forged, &["x"], vec![liar.listed()])]);
+        let to = test.folder();
+        let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
+        good.until(|asked| !opened(asked).is_empty()).await;
+        drop(liar);
+        let told = running.finish().await;
+        assert!(content.stands_at(&to.join("x")));
+        assert_eq!(told.done().size, content.size());
+        assert_sums_up(told.done());
+        assert_eq!(told.lies("good"), Vec::<&str>::new());
+        assert_eq!(told.dropped("good").len(), 1, "asked again, it is asked for its size");
     });
 }
 

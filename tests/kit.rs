@@ -20,7 +20,7 @@ use enxame_actors::wire::tracker::{FromTracker, Listing, ToTracker};
 use enxame_actors::wire::{FrameHeader, HEADER_BYTES, Hello, ListDigest, Refusal, VERSION};
 use support::files::{SIZES, SPAN};
 use support::harness::{Failure, Patience, try_system_test};
-use support::holder::{Asked, opened};
+use support::holder::{Asked, Says, opened};
 use support::probe::Probe;
 use support::proxy::{End, RefusingAddress, Traffic, Way};
 use support::tracker::{Script, candidate};
@@ -376,7 +376,7 @@ fn the_proxy_changes_nothing_unless_told() {
         for fault in [Fault::none(), Fault::to_client(pieces), Fault::to_client(late)] {
             let (read, end, traffic) = through(&test, target, fault).await;
             assert!(read == content.data && end == Ok(()), "{} bytes, {end:?}", read.len());
-            assert_eq!(traffic, Traffic { connections: 1, open: 0, to_target: 0, to_client: 300_000 });
+            assert_eq!(traffic, Traffic { connections: 1, to_client: 300_000, ..Traffic::default() });
         }
     });
 }
@@ -411,6 +411,26 @@ fn the_proxy_flips_the_one_bit() {
             assert_ne!(read, content.data);
             read[byte as usize] ^= 1 << bit;
             assert!(read == content.data && end == Ok(()), "byte {byte}");
+        }
+    });
+}
+
+#[test]
+fn the_proxy_flips_a_bit_in_as_many_stretches_as_it_is_told() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 1_000_000);
+        let (target, _talking) = talker(&test, &content.data).await;
+        for (probability, flipped) in [(0.0, 0..=0), (0.1, 50..=150), (1.0, 1000..=1000)] {
+            let noise = Way { noise: Some((1000, probability)), ..Way::default() };
+            let (read, end, traffic) = through(&test, target, Fault::to_client(noise)).await;
+            assert_eq!((read.len(), end), (content.data.len(), Ok(())));
+            let bits = |(a, b): (&[u8], &[u8])| -> u64 {
+                a.iter().zip(b).map(|(a, b)| u64::from((a ^ b).count_ones())).sum()
+            };
+            let flips: Vec<u64> = read.chunks(1000).zip(content.data.chunks(1000)).map(bits).collect();
+            assert!(flips.iter().all(|flips| *flips <= 1), "one in a stretch");
+            let flips: u64 = flips.iter().sum();
+            assert!(flipped.contains(&flips) && traffic.flips == flips, "{flips} and {traffic:?}");
         }
     });
 }
@@ -607,6 +627,20 @@ fn each_misbehaviour_is_what_it_says() {
         let more = getter.stream.try_read(&mut [0]).map_err(|error| error.kind());
         assert_eq!(more, Err(ErrorKind::WouldBlock), "stalled, but it reads on");
 
+        let frozen = FakeHolder::start(&test, "p1", std::slice::from_ref(&content), Behaviour::Freeze(1));
+        let mut first = Getter::greeted(&frozen).await;
+        first.get(&content, 0..2).await;
+        assert_eq!(first.hear().await, blocks(&content, 0));
+        let mut second = Getter::greeted(&frozen).await;
+        assert_eq!(second.open(&content).await, opened_all(&content), "it greets and opens");
+        second.hear().await;
+        second.get(&content, 1..2).await;
+        frozen.until(|asked| gets(asked) == 2).await;
+        for getter in [first, second] {
+            let more = getter.stream.try_read(&mut [0]).map_err(|error| error.kind());
+            assert_eq!(more, Err(ErrorKind::WouldBlock), "and sends no span more");
+        }
+
         for at in [1, 50, 200, 1000, SPAN as u64 + 300] {
             let holder =
                 FakeHolder::start(&test, "p1", std::slice::from_ref(&content), Behaviour::CloseAt(at));
@@ -640,11 +674,26 @@ fn each_misbehaviour_is_what_it_says() {
         let Heard::Blocks(192, wrong) = getter.hear().await else { panic!("no blocks") };
         assert!(wrong.len() == 5000 && wrong != content.span(3).unwrap());
 
-        let (_holder, mut getter, opened) = ask(Behaviour::Missing).await;
-        assert_eq!(opened, opened_all(&content));
-        getter.hear().await;
-        getter.get(&content, 0..1).await;
-        assert_eq!(getter.hear().await, missing());
+        for says in [Says::Complete, Says::InOpened, Says::ByHave] {
+            let (holder, mut getter, opened) = ask(Behaviour::FalseHave(says, [1].into())).await;
+            assert_eq!(holder.listed().complete, says == Says::Complete);
+            let Heard::Message(FromHolder::Opened { spans, .. }) = opened else { panic!("{opened:?}") };
+            let told = spans.map(|spans| SpanSet::from_bytes(&content.geometry, &spans).unwrap().count());
+            assert_eq!(getter.hear().await, manifest(&content));
+            match says {
+                Says::Complete => assert_eq!(told, None),
+                Says::InOpened => assert_eq!(told, Some(4)),
+                Says::ByHave => {
+                    assert_eq!(told, Some(0));
+                    let have = FromHolder::Have { id: content.id, spans: vec![0, 1, 2, 3] };
+                    assert_eq!(getter.hear().await, Heard::Message(have));
+                }
+            }
+            getter.get(&content, 1..2).await;
+            assert_eq!(getter.hear().await, blocks(&content, 1));
+            getter.get(&content, 2..3).await;
+            assert_eq!(getter.hear().await, missing());
+        }
 
         let (_holder, mut getter, busy) = ask(Behaviour::Busy(77)).await;
         assert_eq!(busy, Heard::Message(FromHolder::Busy { retry_after_ms: 77 }));
@@ -721,6 +770,19 @@ fn a_trickling_holder_takes_its_time() {
         assert_eq!(getter.hear().await, blocks(&content, 0));
         assert!(started.elapsed() >= Duration::from_millis(200), "{:?}", started.elapsed());
         assert!(started.elapsed() < STALL_TIMEOUT * 3, "{:?}", started.elapsed());
+    });
+}
+
+#[test]
+fn a_late_holder_greets_late_and_is_honest() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 100);
+        let holder = FakeHolder::start(&test, "p1", std::slice::from_ref(&content), Behaviour::Late(50));
+        let started = Instant::now();
+        let mut getter = Getter::greeted(&holder).await;
+        assert!(started.elapsed() >= Duration::from_millis(50), "{:?}", started.elapsed());
+        getter.get(&content, 0..1).await;
+        assert_eq!(getter.hear().await, blocks(&content, 0));
     });
 }
 

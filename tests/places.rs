@@ -14,7 +14,7 @@ use enxame_actors::peer::events::{JobError, JobEvent};
 use enxame_actors::peer::open_folder;
 use enxame_actors::wire::peer::ToHolder;
 use support::files::SPAN;
-use support::holder::Asked;
+use support::holder::{Asked, spans_asked};
 use support::job::{Running, assert_sums_up, fetch, into_folder, part_files, share, to_name, to_stream};
 use support::tracker::{Script, candidate};
 use support::{Behaviour, Content, FakeHolder, FakeTracker, Test, system_test};
@@ -32,14 +32,6 @@ fn shared(test: &Test, content: &Content, behaviour: Behaviour) -> (FakeHolder, 
 /// Has these spans until it gains others: what a test needs to stop a download where it wants.
 fn only(spans: impl IntoIterator<Item = u32>) -> Behaviour {
     Behaviour::Partial(spans.into_iter().collect())
-}
-
-fn spans_asked(content: &Content, asked: &[(u64, Asked)]) -> usize {
-    let spans = |(_, asked): &(u64, Asked)| match asked {
-        Asked::Said(ToHolder::Get { run, .. }) => content.geometry.spans_of_run(*run).map(|run| run.len()),
-        _ => None,
-    };
-    asked.iter().filter_map(spans).sum()
 }
 
 /// Waits until so many bytes are verified and written.

@@ -56,6 +56,17 @@ impl Content {
         Content { id, data, geometry, values }
     }
 
+    /// What who lies about the size would send: other data under this id, with a manifest that goes with
+    /// it. The true one fits every size of as many spans.
+    pub fn forged(&self, size: usize) -> Content {
+        let mut data = self.data.to_vec();
+        data.resize(size, 0);
+        let forged = Content::of(data);
+        let fits = forged.geometry.spans() == self.geometry.spans();
+        let values = if fits { self.values.clone() } else { forged.values.clone() };
+        Content { id: self.id, values, ..forged }
+    }
+
     /// Size in bytes.
     pub fn size(&self) -> u64 {
         self.geometry.size()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use enxame_actors::base::{FileId, PeerId, SpanSet};
+use enxame_actors::base::{FileId, PeerId, SpanIndex, SpanSet};
 use enxame_actors::wire::codec;
 use enxame_actors::wire::frame::{FrameLimits, blocks_header};
 use enxame_actors::wire::peer::{FromHolder, ToHolder};
@@ -31,16 +31,21 @@ use super::proxy::listen;
 pub enum Behaviour {
     /// Nothing.
     Honest,
+    /// Greets so many milliseconds late, and does nothing wrong.
+    Late(u64),
     /// Sends so many spans, then nothing more; the connection stays open.
     StallAfter(u64),
+    /// Sends so many spans on its first connection, then none on any.
+    Freeze(u64),
     /// Closes when it has sent so many bytes, HELLO included.
     CloseAt(u64),
     /// Sends the span with this number with one bit flipped, each time.
     FlipBit(u32),
     /// Sends the bytes of another file.
     OtherFile,
-    /// Says that it is complete and answers every GET with MISSING.
-    Missing,
+    /// Has only the spans with these numbers of each file, says in this way that it has all, and
+    /// answers a GET of another one with MISSING.
+    FalseHave(Says, BTreeSet<u32>),
     /// Answers every OPEN and GET with BUSY, to be asked again after so many milliseconds.
     Busy(u32),
     /// Sends what was asked for under the index of another span.
@@ -57,6 +62,17 @@ pub enum Behaviour {
     Trickle(u64),
     /// Speaks the next version of the protocol and refuses ours.
     OtherVersion,
+}
+
+/// How a holder says what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Says {
+    /// As a complete one, to the tracker and in OPENED.
+    Complete,
+    /// Span by span in OPENED.
+    InOpened,
+    /// By a HAVE behind an OPENED of nothing.
+    ByHave,
 }
 
 /// What a getter did.
@@ -99,11 +115,15 @@ impl FakeHolder {
         let (listener, address) = listen();
         let (record, asked) = watch::channel(Vec::new());
         let spans = match &behaviour {
-            Behaviour::Partial(spans) => spans.clone(),
+            Behaviour::Partial(spans) | Behaviour::FalseHave(_, spans) => spans.clone(),
             _ => (0..contents.iter().map(|content| content.geometry.spans() as u32).max().unwrap_or(0))
                 .collect(),
         };
-        let partial = matches!(behaviour, Behaviour::Partial(_));
+        let partial = match behaviour {
+            Behaviour::FalseHave(says, _) => says != Says::Complete,
+            Behaviour::Partial(_) => true,
+            _ => false,
+        };
         let (have, has) = watch::channel(spans);
         let mut served = Served {
             peer: peer.clone(),
@@ -195,6 +215,7 @@ impl Served {
         match self.behaviour {
             Behaviour::CloseAt(bytes) => out.left = Some(bytes),
             Behaviour::Trickle(bytes_s) => out.bytes_s = Some(bytes_s),
+            Behaviour::Late(ms) => sleep(Duration::from_millis(ms)).await,
             _ => {}
         }
         let Err(Over) = self.talk(&mut incoming, &mut out).await;
@@ -285,13 +306,20 @@ impl Served {
         manifest: bool,
         has: &BTreeSet<u32>,
     ) -> Result<(), Over> {
-        let partial = matches!(self.behaviour, Behaviour::Partial(_)).then(|| {
-            let mut set = SpanSet::empty(&content.geometry);
-            for span in has.iter().filter_map(|span| content.geometry.span((*span).into())) {
+        let geometry = &content.geometry;
+        let set_of = |spans: &mut dyn Iterator<Item = SpanIndex>| {
+            let mut set = SpanSet::empty(geometry);
+            spans.for_each(|span| {
                 set.insert(span);
-            }
-            Bytes::from(set.to_bytes())
-        });
+            });
+            Some(Bytes::from(set.to_bytes()))
+        };
+        let partial = match self.behaviour {
+            Behaviour::Partial(_) => set_of(&mut has.iter().filter_map(|span| geometry.span((*span).into()))),
+            Behaviour::FalseHave(Says::InOpened, _) => set_of(&mut geometry.all_spans()),
+            Behaviour::FalseHave(Says::ByHave, _) => set_of(&mut std::iter::empty()),
+            _ => None,
+        };
         let manifest = manifest && !content.geometry.is_single();
         let size = content.size() + u64::from(self.behaviour == Behaviour::WrongSize);
         out.say(&FromHolder::Opened { id: content.id, size, spans: partial, manifest }).await?;
@@ -305,6 +333,10 @@ impl Served {
                 out.say(&FromHolder::Manifest { id: content.id, values }).await?;
             }
         }
+        if let Behaviour::FalseHave(Says::ByHave, _) = self.behaviour {
+            let spans = geometry.all_spans().map(SpanIndex::number).collect();
+            out.say(&FromHolder::Have { id: content.id, spans }).await?;
+        }
         Ok(())
     }
 
@@ -316,7 +348,7 @@ impl Served {
         spans: std::ops::Range<u32>,
     ) -> Result<(), Over> {
         for number in spans {
-            if self.behaviour == Behaviour::Missing || !self.has.borrow().contains(&number) {
+            if !self.has.borrow().contains(&number) {
                 return out.say(&FromHolder::Missing { id: content.id }).await;
             }
             let span = content.geometry.span(number.into()).expect("a span of the file");
@@ -324,6 +356,7 @@ impl Served {
             let mut first_block = content.geometry.first_block(span);
             match self.behaviour {
                 Behaviour::StallAfter(spans) if out.spans >= spans => out.frozen = true,
+                Behaviour::Freeze(spans) if self.connection > 1 || out.spans >= spans => out.frozen = true,
                 Behaviour::FlipBit(wrong) if wrong == number && !data.is_empty() => {
                     let mut bytes = data.to_vec();
                     let at = bytes.len() / 2;
@@ -407,6 +440,20 @@ impl Out {
         }
         Ok(())
     }
+}
+
+/// How many connections there were.
+pub fn connections(asked: &[(u64, Asked)]) -> usize {
+    asked.iter().filter(|(_, asked)| *asked == Asked::Connected).count()
+}
+
+/// How many spans of this file were asked for.
+pub fn spans_asked(content: &Content, asked: &[(u64, Asked)]) -> usize {
+    let spans = |(_, asked): &(u64, Asked)| match asked {
+        Asked::Said(ToHolder::Get { run, .. }) => content.geometry.spans_of_run(*run).map(|run| run.len()),
+        _ => None,
+    };
+    asked.iter().filter_map(spans).sum()
 }
 
 /// The ids of the files that were opened, in order.

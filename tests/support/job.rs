@@ -1,10 +1,11 @@
 //! A download job as a test sees it: what it was asked for, and all that it told.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actix::Recipient;
+use enxame_actors::base::limits::RESERVED_PREFIX;
 use enxame_actors::base::{FileName, PeerId, What};
 use enxame_actors::content::folder::Folder;
 use enxame_actors::net::TrackerAddress;
@@ -12,6 +13,7 @@ use enxame_actors::peer::events::{FileDone, JobError, JobEvent, SourceState};
 use enxame_actors::peer::{self, Destination, Fetch, FetchConfig, Want, open_folder};
 use tokio::sync::mpsc;
 
+use super::files::Content;
 use super::harness::Test;
 use super::probe::Probe;
 
@@ -183,6 +185,12 @@ impl Told {
         self.states(peer).filter_map(reason).collect()
     }
 
+    /// Why this source was dropped for lying, each time that it was.
+    pub fn lies(&self, peer: &str) -> Vec<&str> {
+        let is_lie = |reason: &&str| LIES.iter().any(|lie| reason.starts_with(lie));
+        self.dropped(peer).into_iter().filter(is_lie).collect()
+    }
+
     fn states(&self, peer: &str) -> impl Iterator<Item = &SourceState> {
         let of_peer: PeerId = peer.parse().expect("a peer id");
         self.0.iter().filter_map(move |event| match event {
@@ -192,19 +200,33 @@ impl Told {
     }
 }
 
+/// How the reasons begin for which a source is dropped because of an untruth.
+const LIES: [&str; 4] =
+    ["sent wrong data", "sent a wrong manifest", "states a wrong size", "broke the protocol"];
+
 /// What a source has delivered of a finished file, in bytes.
 pub fn share(done: &FileDone, peer: &str) -> u64 {
     done.sources.iter().filter(|share| share.peer.as_str() == peer).map(|share| share.bytes).sum()
 }
 
-/// The numbers of a finished file agree with each other.
+/// Whether the numbers of a finished file agree with each other.
+pub fn sums_up(done: &FileDone) -> bool {
+    let delivered: u64 = done.sources.iter().map(|share| share.bytes).sum();
+    done.fetched_bytes + done.kept_bytes == done.size && delivered == done.fetched_bytes
+}
+
+/// [`sums_up`], asserted.
 pub fn assert_sums_up(done: &FileDone) {
-    assert_eq!(done.fetched_bytes + done.kept_bytes, done.size, "{done:?}");
-    assert_eq!(done.sources.iter().map(|share| share.bytes).sum::<u64>(), done.fetched_bytes, "{done:?}");
+    assert!(sums_up(done), "{done:?}");
+}
+
+/// Where the part file of a content stands that is fetched into this folder.
+pub fn part_path(folder: &Path, content: &Content) -> PathBuf {
+    folder.join(format!("{RESERVED_PREFIX}-{}.part", content.id))
 }
 
 /// The part files below a folder.
-pub fn part_files(path: &Path) -> Vec<std::path::PathBuf> {
+pub fn part_files(path: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(path).expect("a test's folder") {
         let path = entry.expect("an entry").path();

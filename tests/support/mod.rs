@@ -11,13 +11,13 @@
 //! | [`tree`] | a second implementation of the manifest, to check the first against |
 //! | [`getter`] | a getter that says to a real holder what a test wants |
 //! | [`job`] | a download job as a test sees it: what it was asked for, and all that it told |
-//! | [`swarm`] | a real tracker and real peers in the test's system |
+//! | [`swarm`] | a real tracker and real peers in the test's system, directly or through a proxy |
 //! | [`binary`] | the binary, run beside the actors of a test |
 //! | [`mounts`] | small disks that a test may fill |
 //! | [`probe`] | an actor that hands on what it is told |
 //!
 //! A test file takes it in with `mod support;`. Nothing here has a fixed port, and the only
-//! timers are those of the proxy, of the trickling holder, and of the harness's deadline.
+//! timers are those of the proxy, of the late and the trickling holder, and of the harness's deadline.
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses its own part of the kit")]
 
 pub mod binary;

@@ -66,6 +66,8 @@ pub struct Way {
     pub piece_bytes: Option<usize>,
     /// The bit (0 to 7) of the byte with this number that is flipped.
     pub flip: Option<(u64, u8)>,
+    /// In each stretch of so many bytes one random bit is flipped, with this probability.
+    pub noise: Option<(u64, f64)>,
     /// What happens when so many bytes were moved.
     pub end: Option<(u64, End)>,
 }
@@ -104,6 +106,8 @@ pub struct Traffic {
     pub to_target: u64,
     /// Bytes delivered to those who connected.
     pub to_client: u64,
+    /// Bits that were flipped by noise.
+    pub flips: u64,
 }
 
 /// A running proxy; dropping it ends it and resets or closes all its connections.
@@ -197,11 +201,17 @@ async fn connection(
         let (from_client, to_client) = client.split();
         let (from_target, to_target) = target.split();
         let mut other = rng.fork();
-        let up = pump(from_client, to_target, &fault.to_target, &mut rng, |bytes| {
-            counts.send_modify(|traffic| traffic.to_target += bytes);
+        let up = pump(from_client, to_target, &fault.to_target, &mut rng, |bytes, flips| {
+            counts.send_modify(|traffic| {
+                traffic.to_target += bytes;
+                traffic.flips += flips;
+            });
         });
-        let down = pump(from_target, to_client, &fault.to_client, &mut other, |bytes| {
-            counts.send_modify(|traffic| traffic.to_client += bytes);
+        let down = pump(from_target, to_client, &fault.to_client, &mut other, |bytes, flips| {
+            counts.send_modify(|traffic| {
+                traffic.to_client += bytes;
+                traffic.flips += flips;
+            });
         });
         tokio::try_join!(up, down)
     };
@@ -242,13 +252,47 @@ impl From<io::Error> for Ended {
     }
 }
 
+/// Flips bits as a way's noise says.
+struct Noise {
+    stretch_bytes: u64,
+    probability: f64,
+    /// Where the next stretch begins, and the bit of the one before that is still to be flipped.
+    next: u64,
+    at: Option<u64>,
+}
+
+impl Noise {
+    fn of(way: &Way) -> Option<Noise> {
+        let (stretch_bytes, probability) = way.noise?;
+        Some(Noise { stretch_bytes, probability, next: 0, at: None })
+    }
+
+    /// Flips bits in the bytes that begin at `offset`, which follow the ones before; how many.
+    fn disturb(&mut self, offset: u64, bytes: &mut [u8], rng: &mut fastrand::Rng) -> u64 {
+        let mut flips = 0;
+        loop {
+            if let Some(at) = self.at {
+                let Some(byte) = bytes.get_mut((at - offset) as usize) else { return flips };
+                *byte ^= 1 << rng.u8(..8);
+                flips += 1;
+                self.at = None;
+            }
+            if self.next >= offset + bytes.len() as u64 {
+                return flips;
+            }
+            self.at = (rng.f64() < self.probability).then(|| self.next + rng.u64(..self.stretch_bytes));
+            self.next += self.stretch_bytes;
+        }
+    }
+}
+
 /// Moves bytes one way until their sender ends it (then the receiver is told) or the script does.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     way: &Way,
     rng: &mut fastrand::Rng,
-    moved: impl Fn(u64),
+    moved: impl Fn(u64, u64),
 ) -> Result<(), Ended> {
     let (queue, mut queued) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS_UNDER_WAY);
     let read = async move {
@@ -265,6 +309,7 @@ async fn pump(
     let write = async {
         let mut offset = 0;
         let mut next_at = Instant::now();
+        let mut noise = Noise::of(way);
         if let Some((0, end)) = way.end {
             return Err(end);
         }
@@ -275,6 +320,9 @@ async fn pump(
                 && let Some(byte) = chunk.get_mut(at as usize)
             {
                 *byte ^= 1 << bit;
+            }
+            if let Some(noise) = &mut noise {
+                moved(0, noise.disturb(offset, &mut chunk, rng));
             }
             let mut rest = &chunk[..];
             while !rest.is_empty() {
@@ -294,7 +342,7 @@ async fn pump(
                 }
                 to.write_all(&rest[..len]).await.map_err(|_| End::Reset)?;
                 offset += len as u64;
-                moved(len as u64);
+                moved(len as u64, 0);
                 rest = &rest[len..];
                 if let Some((until, end)) = way.end
                     && until == offset

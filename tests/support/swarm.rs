@@ -6,17 +6,21 @@ use std::time::Duration;
 
 use actix::Recipient;
 use enxame_actors::base::PeerId;
+use enxame_actors::net::{ControlLink, LinkError};
 use enxame_actors::peer::tracker_client::TrackerClients;
 use enxame_actors::peer::tracker_link::TrackerNews;
 use enxame_actors::peer::{Peer, PeerConfig, PeerError};
 use enxame_actors::tracker::{self, TrackerConfig, TrackerEvent, TrackerHandle};
 use enxame_actors::wire::Hello;
-use enxame_actors::wire::tracker::Candidate;
-use tokio::sync::mpsc;
+use enxame_actors::wire::tracker::{Candidate, FromTracker, ToTracker};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::harness::{PortWatch, Test};
 use super::job::{Trackers, what};
 use super::probe::Probe;
+use super::proxy::{Fault, FaultProxy, listen};
 
 /// An interval in which no test meets a CONFIRM.
 pub const NEVER: Duration = Duration::from_secs(3600);
@@ -132,6 +136,95 @@ impl RealPeer {
     pub async fn stop(self) {
         let RealPeer { peer, watch, .. } = self;
         watch.test().wait_for("the peer's end", peer.stop()).await;
+    }
+}
+
+/// What makes all others reach a peer through a proxy, and the peer know nothing of it: it stands between
+/// the peer and its tracker, and states the proxy's port there.
+pub struct Detour {
+    address: SocketAddr,
+    proxy: oneshot::Receiver<FaultProxy>,
+    watch: PortWatch,
+    _relaying: JoinSet<()>,
+}
+
+impl Detour {
+    /// In front of this tracker; the proxy will have this script.
+    pub fn start(test: &Test, tracker: SocketAddr, script: Vec<Fault>) -> Detour {
+        let (listener, address) = listen();
+        let (made, proxy) = oneshot::channel();
+        let mut proxy_of = Made { test: test.clone(), script, made: Some(made), port: None };
+        let mut relaying = JoinSet::new();
+        relaying.spawn(async move {
+            // A peer has one connection to its tracker at a time.
+            loop {
+                let (peer, _) = listener.accept().await.expect("a test has descriptors to spare");
+                let mut link = ControlLink::new(peer);
+                // Either side may end it, and comes back if it wants.
+                let _ = relay(&mut link, tracker, &mut proxy_of).await;
+                link.finish().await;
+            }
+        });
+        Detour { address, proxy, watch: test.watch(address), _relaying: relaying }
+    }
+
+    /// What the peer is told as its tracker.
+    pub fn tracker(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The proxy, which is there when the peer has registered; the peer is reached as long as it lives.
+    pub async fn proxy(&mut self) -> FaultProxy {
+        let made = self.watch.test().wait_for("a peer to register by a detour", &mut self.proxy).await;
+        made.expect("it is asked for once")
+    }
+}
+
+/// The proxy of a detour, once it is known where the peer listens.
+struct Made {
+    test: Test,
+    script: Vec<Fault>,
+    made: Option<oneshot::Sender<FaultProxy>>,
+    port: Option<u16>,
+}
+
+impl Made {
+    fn port_for(&mut self, peer: u16) -> u16 {
+        *self.port.get_or_insert_with(|| {
+            let proxy = FaultProxy::start(&self.test, ([127, 0, 0, 1], peer).into(), self.script.clone());
+            let port = proxy.address().port();
+            let made = self.made.take().expect("it is made once");
+            assert!(made.send(proxy).is_ok(), "a test keeps a detour as long as its peer");
+            port
+        })
+    }
+}
+
+async fn relay(
+    peer: &mut ControlLink<TcpStream>,
+    tracker: SocketAddr,
+    proxy: &mut Made,
+) -> Result<std::convert::Infallible, LinkError> {
+    let mut tracker = ControlLink::new(TcpStream::connect(tracker).await?);
+    loop {
+        tokio::select! {
+            said = peer.read::<ToTracker>() => {
+                let mut said = said?;
+                match &mut said {
+                    ToTracker::Hello(_) => peer.hello_is_done(),
+                    ToTracker::Register { port, .. } => *port = proxy.port_for(*port),
+                    _ => {}
+                }
+                tracker.write(&[said]).await?;
+            }
+            heard = tracker.read::<FromTracker>() => {
+                let heard = heard?;
+                if matches!(heard, FromTracker::Hello(_)) {
+                    tracker.hello_is_done();
+                }
+                peer.write(&[heard]).await?;
+            }
+        }
     }
 }
 

@@ -169,6 +169,8 @@ impl PartData {
 #[derive(Debug)]
 pub struct PartFile {
     data: Arc<PartData>,
+    /// Whether nothing stood there when it was opened.
+    is_new: bool,
     /// The folder in which the part and the target stand.
     dir: OwnedFd,
     part_name: String,
@@ -187,8 +189,9 @@ impl Drop for PartFile {
 }
 
 impl PartFile {
-    /// Opens the part file of this content beside `target`, or begins one, and makes it as long as
-    /// the file will be. What it holds is not known until [`PartFile::recover`].
+    /// Opens the part file of this content beside `target`, or begins one, and makes it at least as
+    /// long as the file will be: a longer one is cut when it is finished, for until then its size may
+    /// be a lie. What it holds is not known until [`PartFile::recover`].
     ///
     /// # Errors
     /// [`PartError::Locked`]; no room, no right to write, no such folder.
@@ -215,10 +218,10 @@ impl PartFile {
         let part_path = target_path.with_file_name(&part_name);
         let disk = |source: io::Error| PartError::Disk { path: part_path.clone(), source };
         let dir = folder.create_parents(target).map_err(disk)?;
-        let (file, begun) = open_locked(&dir, &part_name, &part_path)?;
+        let (file, is_new) = open_locked(&dir, &part_name, &part_path)?;
         let noted = if is_noted { note(&dir, proof.id(), target.last()) } else { Ok(()) };
         if let Err(error) = noted.and_then(|()| make_room(&file, proof.geometry())) {
-            if begun {
+            if is_new {
                 // Nothing is in it, and it may hold what room there was.
                 remove_part(&dir, proof.id()).map_err(disk)?;
             }
@@ -234,6 +237,7 @@ impl PartFile {
         };
         Ok(PartFile {
             data: Arc::new(data),
+            is_new,
             dir,
             part_name,
             target_leaf: target.last().to_owned(),
@@ -446,6 +450,15 @@ impl PartFile {
         }
     }
 
+    /// Removes the part file if it was begun when this one was opened: what stood there before may be
+    /// right, whatever came of it now.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn discard_if_new(self) -> Result<(), PartError> {
+        if self.is_new { self.discard() } else { Ok(()) }
+    }
+
     /// Removes the part file.
     ///
     /// # Errors
@@ -628,13 +641,13 @@ fn open_locked(dir: &OwnedFd, name: &str, path: &Path) -> Result<(File, bool), P
     Err(PartError::Locked(path.to_owned()))
 }
 
-/// Gives the file its final length and reserves the room, so that a full disk shows now and not at
-/// 99 %. Where the file system cannot reserve, it shows when a span is written.
+/// Gives the file its final length, unless it is longer, and reserves the room, so that a full disk
+/// shows now and not at 99 %. Where the file system cannot reserve, it shows when a span is written.
 fn make_room(file: &File, geometry: &Geometry) -> io::Result<()> {
     let size = geometry.size();
     check_room(file, size)?;
     let before = file.metadata()?.len();
-    if before != size {
+    if before < size {
         file.set_len(size)?;
     }
     if size == 0 {
@@ -644,7 +657,7 @@ fn make_room(file: &File, geometry: &Geometry) -> io::Result<()> {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
         Err(error) => {
             // Room that was reserved before it ran out is given back; what was there stays.
-            let _ = file.set_len(before.min(size));
+            let _ = file.set_len(before);
             Err(error.into())
         }
     }
@@ -820,6 +833,28 @@ mod tests {
     }
 
     #[test]
+    fn a_part_that_is_opened_for_a_wrong_size_loses_nothing() {
+        let bytes = data(2 * SPAN + 100);
+        let proof = proof_of(&bytes);
+        let single = Proof::new(proof.id(), Geometry::new(1).unwrap(), Vec::new()).unwrap();
+        let of_size =
+            |size| Proof::new(proof.id(), Geometry::new(size).unwrap(), proof.manifest().to_vec()).unwrap();
+        let size = bytes.len() as u64;
+        for wrong in [single, of_size(size - 1), of_size(size + 1)] {
+            let place = Place::new();
+            let target = "file".parse().unwrap();
+            store_all(&place.part("file", &bytes), &bytes);
+            let part = PartFile::open(&place.folder, &target, &wrong).unwrap();
+            assert!(!part.recover(&AtomicBool::new(false)).unwrap().is_full(), "{:?}", wrong.geometry());
+            drop(part);
+            let part = place.part("file", &bytes);
+            assert!(part.recover(&AtomicBool::new(false)).unwrap().is_full(), "{:?}", wrong.geometry());
+            part.finish(false).unwrap();
+            assert!(fs::read(place.path("file")).unwrap() == bytes, "{:?}", wrong.geometry());
+        }
+    }
+
+    #[test]
     fn a_part_that_another_download_writes_is_refused_and_free_again_afterwards() {
         let place = Place::new();
         let bytes = data(10);
@@ -830,7 +865,10 @@ mod tests {
         drop(first);
         assert!(!serving.is_unchanged());
         let third = place.part("file", &bytes);
-        third.discard().unwrap();
+        third.discard_if_new().unwrap();
+        assert_eq!(place.names().len(), 1, "it was there before");
+        place.part("file", &bytes).discard().unwrap();
+        place.part("file", &bytes).discard_if_new().unwrap();
         assert_eq!(place.names(), [""; 0]);
     }
 

@@ -396,7 +396,7 @@ fn store_whole(
     if part.store(span, data).map_err(|error| place.trouble(error))? {
         return Ok(Some(part.finish(place.overwrite)?));
     }
-    part.discard()?;
+    part.discard_if_new()?;
     Ok(None)
 }
 

@@ -459,7 +459,8 @@ impl Downloader {
                 file.manifest_from = Some(id);
                 file.manifest_asked = Instant::now();
                 file.asked_open.insert(id);
-                source.connection.do_send(Order::Open { file: index, id: file.id, manifest: true });
+                let order = Order::Open { file: index, id: file.id, size: file.size(), manifest: true };
+                source.connection.do_send(order);
             }
         } else if file.is_begun {
             if is_complete {
@@ -467,7 +468,8 @@ impl Downloader {
                 self.assign(id);
             } else {
                 file.asked_open.insert(id);
-                source.connection.do_send(Order::Open { file: index, id: file.id, manifest: false });
+                let order = Order::Open { file: index, id: file.id, size: file.size(), manifest: false };
+                source.connection.do_send(order);
             }
         }
     }
@@ -915,7 +917,12 @@ impl Downloader {
     fn source_ended(&mut self, id: SourceId, ending: Ending, ctx: &mut Context<Self>) {
         let now = Instant::now();
         let Some(source) = self.sources.remove(&id) else { return };
-        let ending = source.ending.clone().unwrap_or(ending);
+        let ending = match source.ending.clone().unwrap_or(ending) {
+            Ending::WrongSize { stated } if self.restate(&source.peer, stated) => {
+                Ending::Cut(format!("states another size ({stated} bytes) than who told of it"))
+            }
+            ending => ending,
+        };
         let lost_spans = self.plan.remove_source(id);
         if ending.is_lie() {
             log::warn!("{} at {} {ending}; it is not asked again for this job", source.peer, source.address);
@@ -932,7 +939,8 @@ impl Downloader {
             if file.manifest_from == Some(id) {
                 file.manifest_from = None;
             }
-            if file.holder(&source.peer).is_some() || source.asked_peers.contains(&index) {
+            let is_holder = file.holder(&source.peer).is_some() || file.disagrees(&source.peer).is_some();
+            if is_holder || source.asked_peers.contains(&index) {
                 file.is_search_exhausted = false;
                 self.engage(index, ctx);
                 self.check_hope(index, ctx);
@@ -941,6 +949,15 @@ impl Downloader {
         self.assign_all();
         self.want_connections(ctx);
         self.end_if_over(ctx);
+    }
+
+    /// See [`JobFile::restate`]; whether it did so for any file.
+    fn restate(&mut self, peer: &PeerId, size: u64) -> bool {
+        let mut has_restated = false;
+        for index in self.fetching() {
+            has_restated |= self.file(index).restate(peer, size);
+        }
+        has_restated
     }
 
     fn missing(&mut self, id: SourceId, index: FileIndex, ctx: &mut Context<Self>) {
@@ -971,14 +988,8 @@ impl Downloader {
         if file.stage != Stage::Fetching || self.holders.any_hope(|peer| file.holder(peer).is_some()) {
             return;
         }
-        if self.file(index).believe_another() {
-            self.shelf.do_send(Lend::Ended { id: self.files[index.0 as usize].id });
-            self.plan.remove_file(index);
-            if let Some(assembler) = &self.assembler {
-                assembler.do_send(Forget { file: index });
-            }
-            self.want_connections(ctx);
-            return self.engage(index, ctx);
+        if self.believe_another(index, ctx) {
+            return;
         }
         let file = self.file(index);
         if file.is_search_exhausted {
@@ -991,6 +1002,23 @@ impl Downloader {
         if !file.is_searching {
             self.search(index, ctx);
         }
+    }
+
+    /// Begins a file anew with another size that is claimed; whether there is one.
+    fn believe_another(&mut self, index: FileIndex, ctx: &mut Context<Self>) -> bool {
+        let file = self.file(index);
+        if !file.believe_another() {
+            return false;
+        }
+        file.alive = Instant::now();
+        self.shelf.do_send(Lend::Ended { id: self.files[index.0 as usize].id });
+        self.plan.remove_file(index);
+        if let Some(assembler) = &self.assembler {
+            assembler.do_send(Forget { file: index });
+        }
+        self.want_connections(ctx);
+        self.engage(index, ctx);
+        true
     }
 
     fn search(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
@@ -1079,7 +1107,10 @@ impl Downloader {
         // A stream whose reader takes nothing waits for the reader, not for holders.
         if is_awaited || matches!(file.target, Target::Stream(_)) {
             file.alive = now;
-        } else if now.saturating_duration_since(file.alive) > STANDSTILL_TIMEOUT {
+        } else if now.saturating_duration_since(file.alive) > STANDSTILL_TIMEOUT
+            && !self.believe_another(index, ctx)
+        {
+            let file = &self.files[index.0 as usize];
             let mut reasons = file.reasons(&self.holders);
             for source in self.sources.values().filter(|source| file.holder(&source.peer).is_some()) {
                 reasons.push((source.peer.clone(), "does not have what is missing".into()));

@@ -66,6 +66,8 @@ pub(super) struct JobFile {
     pub has_failed: bool,
     /// Who holds it, by the size they state: more than one entry means that somebody errs or lies.
     claims: BTreeMap<u64, BTreeMap<PeerId, bool>>,
+    /// Those among them that a source told of: nobody has said which size they state.
+    heard: BTreeSet<PeerId>,
     /// The size that is believed: proved by the last span.
     claim: u64,
     pub is_size_proved: bool,
@@ -117,6 +119,7 @@ impl JobFile {
             stage: Stage::Preparing,
             has_failed: false,
             claims: BTreeMap::new(),
+            heard: BTreeSet::new(),
             claim: 0,
             is_size_proved: false,
             proof: None,
@@ -199,10 +202,23 @@ impl JobFile {
             }
             if holders.hear(&holder.peer, holder.address, now) {
                 self.claims.entry(self.claim).or_default().insert(holder.peer.clone(), false);
+                self.heard.insert(holder.peer.clone());
             } else {
                 log::debug!("{} is said to be at {}: not dialled", holder.peer, holder.address);
             }
         }
+    }
+
+    /// A holder states another size than the one under which it was entered when a source told of it, and
+    /// may be right: who told of it is believed no more than it is. False if it was not entered so, or
+    /// the size is proved.
+    pub(super) fn restate(&mut self, peer: &PeerId, size: u64) -> bool {
+        if self.is_size_proved || !self.heard.remove(peer) {
+            return false;
+        }
+        self.disclaim(peer);
+        self.claims.entry(size).or_default().insert(peer.clone(), false);
+        true
     }
 
     /// Takes a size for right that no holder states to us.
@@ -247,12 +263,17 @@ impl JobFile {
 
     /// A holder does not have it (any more), or not as it should be.
     pub(super) fn lose(&mut self, peer: &PeerId, why: String) {
+        self.disclaim(peer);
+        self.lost.insert(peer.clone(), why);
+        self.is_search_exhausted = false;
+    }
+
+    /// Strikes a holder out, under whichever size it is entered.
+    fn disclaim(&mut self, peer: &PeerId) {
         for holders in self.claims.values_mut() {
             holders.remove(peer);
         }
         self.claims.retain(|_, holders| !holders.is_empty());
-        self.lost.insert(peer.clone(), why);
-        self.is_search_exhausted = false;
     }
 
     /// Gives up the size believed for another one that is claimed; whether there is one.
@@ -260,11 +281,14 @@ impl JobFile {
         if self.is_size_proved || self.claims.keys().all(|size| *size == self.claim) {
             return false;
         }
-        if let Some(holders) = self.claims.remove(&self.claim) {
-            let why = format!("states a size ({} bytes) that it could not prove", self.claim);
-            self.lost.extend(holders.into_keys().map(|peer| (peer, why.clone())));
-        }
+        let holders = self.claims.remove(&self.claim).unwrap_or_default();
+        // Those that were told of have not stated it.
+        let (heard, stated): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            holders.into_iter().partition(|(peer, _)| self.heard.contains(peer));
+        let why = format!("states a size ({} bytes) that it could not prove", self.claim);
+        self.lost.extend(stated.into_keys().map(|peer| (peer, why.clone())));
         self.believe_most();
+        self.claims.entry(self.claim).or_default().extend(heard);
         self.proof = None;
         self.is_begun = false;
         self.manifest_from = None;

@@ -88,6 +88,8 @@ pub enum Order {
         file: FileIndex,
         /// Its id.
         id: FileId,
+        /// The size in bytes that it has to state.
+        size: u64,
         /// Whether the manifest is needed.
         manifest: bool,
     },

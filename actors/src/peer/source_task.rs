@@ -39,7 +39,7 @@ pub(super) struct SourceTask {
 
 /// An answer that is due.
 enum Expected {
-    Opened { file: FileIndex, id: FileId },
+    Opened { file: FileIndex, id: FileId, size: u64 },
     Manifest { file: FileIndex, id: FileId, size: u64, spans: Option<bytes::Bytes>, values: Vec<SpanHash> },
     Holders { file: FileIndex, id: FileId },
     Blocks { file: FileIndex, id: FileId, geometry: Geometry, next: u32, end: u32, is_fresh: bool },
@@ -195,8 +195,8 @@ impl Talk {
         let mut next = Some(order);
         while let Some(order) = next {
             match order {
-                Order::Open { file, id, manifest } => {
-                    self.expected.push_back(Expected::Opened { file, id });
+                Order::Open { file, id, size, manifest } => {
+                    self.expected.push_back(Expected::Opened { file, id, size });
                     requests.push(ToHolder::Open { id, manifest });
                 }
                 Order::Get { request, id, geometry } => {
@@ -231,8 +231,12 @@ impl Talk {
         match (message, self.expected.pop_front()) {
             (
                 FromHolder::Opened { id, size, spans, manifest },
-                Some(Expected::Opened { file, id: asked }),
+                Some(Expected::Opened { file, id: asked, size: believed }),
             ) if id == asked => {
+                if size != believed {
+                    // Its manifest may be of another length, so that the rest never comes.
+                    return Ok(Some(Ending::WrongSize { stated: size }));
+                }
                 if manifest {
                     let values = Vec::new();
                     self.expected.push_front(Expected::Manifest { file, id, size, spans, values });
@@ -264,7 +268,7 @@ impl Talk {
                 }
                 self.tell(SourceFact::Holders { file, holders }).await;
             }
-            (FromHolder::Missing { id }, Some(Expected::Opened { file, id: asked }))
+            (FromHolder::Missing { id }, Some(Expected::Opened { file, id: asked, .. }))
             | (FromHolder::Missing { id }, Some(Expected::Blocks { file, id: asked, .. }))
                 if id == asked =>
             {
@@ -317,7 +321,7 @@ impl Talk {
                 // Grown once; what stands in it from before is written over.
                 buffer.resize(range.end, 0);
             }
-            if self.reader.blocks(&mut buffer[range.clone()]).await? != geometry.first_block(span) {
+            if self.read_blocks(&mut buffer[range.clone()]).await? != geometry.first_block(span) {
                 return Err(LinkError::Unexpected("blocks that were not asked for"));
             }
             filled = range.end;
@@ -336,6 +340,21 @@ impl Talk {
         }
         self.handing_over = Some(Box::pin(self.handoff.hand_over(SpansArrived { parts, buffer })));
         Ok(None)
+    }
+
+    /// Reads blocks. What was handed over is settled meanwhile: it is had, however slowly the next comes.
+    async fn read_blocks(&mut self, data: &mut [u8]) -> Result<u64, LinkError> {
+        let reading = self.reader.blocks(data);
+        tokio::pin!(reading);
+        loop {
+            tokio::select! {
+                biased;
+                Some(verdict) = settled(&mut self.handing_over) => {
+                    pass_on(verdict, &mut self.spare, &self.connection).await;
+                }
+                first = &mut reading => return first,
+            }
+        }
     }
 
     /// The span that the next BLOCKS frame has to be; it is not due any more from here on.
@@ -363,10 +382,15 @@ impl Talk {
     async fn take_back(&mut self, verdict: Option<Verdict>) -> Option<Ending> {
         // The assembler has gone: so will the job.
         let Some(verdict) = verdict else { return Some(Ending::NotNeeded) };
-        self.spare.push(verdict.buffer);
-        self.tell(SourceFact::Settled(verdict.outcomes)).await;
+        pass_on(verdict, &mut self.spare, &self.connection).await;
         None
     }
+}
+
+async fn pass_on(verdict: Verdict, spare: &mut Vec<Vec<u8>>, connection: &Recipient<TaskFact>) {
+    spare.push(verdict.buffer);
+    // If the actor has gone, this task is about to be dropped.
+    let _ = connection.send(TaskFact(SourceFact::Settled(verdict.outcomes))).await;
 }
 
 /// Resolves when the hand-over is done; never, if there is none.
