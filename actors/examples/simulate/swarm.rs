@@ -36,40 +36,49 @@ const ORIGIN: usize = 0;
 
 /// What is simulated.
 #[derive(Clone, Copy, Debug)]
-pub struct Setup {
+pub(crate) struct Setup {
     /// How many machines fetch the file.
-    pub getters: usize,
+    pub(crate) getters: usize,
     /// Bytes of the file.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Bytes per second of every link, in either direction.
-    pub link_bytes_s: u64,
+    pub(crate) link_bytes_s: u64,
     /// How long a byte travels.
-    pub latency: Duration,
+    pub(crate) latency: Duration,
     /// The getters start within this time.
-    pub start_within: Duration,
+    pub(crate) start_within: Duration,
     /// The origin dies when it has sent so many bytes.
-    pub origin_dies_after: Option<u64>,
-    /// The last so many getters start only when half of the time that the others need at least has passed.
-    pub late: usize,
+    pub(crate) origin_dies_after: Option<u64>,
+    /// The last so many of the getters start when half of the time has passed that the others need at least.
+    pub(crate) late: usize,
     /// Equal seeds make equal runs.
-    pub seed: u64,
+    pub(crate) seed: u64,
 }
 
 /// What came of it. Times are counted from each getter's own start.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub(crate) struct Report {
     /// When each getter had the file, if it ever had; in the order in which they started.
-    pub done: Vec<Option<Duration>>,
+    pub(crate) done: Vec<Option<Duration>>,
     /// Bytes that the origin sent.
-    pub origin_bytes: u64,
+    pub(crate) origin_bytes: u64,
     /// Bytes that arrived and were not used.
-    pub wasted_bytes: u64,
+    pub(crate) wasted_bytes: u64,
 }
 
-impl Report {
-    /// The time of the last one; `None` if one never had it.
-    pub fn last(&self) -> Option<Duration> {
-        self.done.iter().copied().collect::<Option<Vec<_>>>()?.into_iter().max()
+impl Setup {
+    /// So many getters that start within 100 ms, 64 MiB, 200 Mbit/s, half a millisecond.
+    pub(crate) fn of(getters: usize) -> Setup {
+        Setup {
+            getters,
+            size: 64 << 20,
+            link_bytes_s: 25_000_000,
+            latency: Duration::from_micros(500),
+            start_within: Duration::from_millis(100),
+            origin_dies_after: None,
+            late: 0,
+            seed: 1,
+        }
     }
 }
 
@@ -152,7 +161,7 @@ struct Connection {
 }
 
 /// The whole simulation.
-pub struct Swarm {
+pub(crate) struct Swarm {
     setup: Setup,
     geometry: Geometry,
     base: Instant,
@@ -172,7 +181,7 @@ fn nanos(duration: Duration) -> u64 {
 
 impl Swarm {
     /// Runs it until all getters are done, or nothing has come for a minute.
-    pub fn run(setup: Setup) -> Report {
+    pub(crate) fn run(setup: Setup) -> Report {
         let geometry = Geometry::new(setup.size).expect("a size that files have");
         let mut rng = fastrand::Rng::with_seed(setup.seed);
         let machine = |n: usize, rng: &mut fastrand::Rng| {
@@ -327,7 +336,7 @@ impl Swarm {
         }
         let registered: Vec<usize> =
             (0..self.machines.len()).filter(|m| self.machines[*m].is_registered && *m != n).collect();
-        let sample = self.rng.choose_multiple(registered.into_iter(), MAX_ANSWER_HOLDERS);
+        let sample = self.rng.choose_multiple(registered, MAX_ANSWER_HOLDERS);
         self.machines[n].known.extend(sample);
         // A tracker names at least one complete holder.
         if self.machines[ORIGIN].is_alive {

@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rustix::fs::{
     Advice, AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, StatVfs, fadvise,
-    fallocate, flock, fstat, fstatvfs, openat, seek, statat, unlinkat,
+    fallocate, flock, fstat, fstatfs, fstatvfs, openat, seek, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -47,6 +47,9 @@ pub(super) const NOTE_SUFFIX: &str = ".want";
 
 /// Rights of a finished file, before the umask.
 const FINISHED_MODE: u32 = 0o666;
+
+/// `statfs(2)`: the type of a file system that is in memory.
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
 /// Why a part file cannot be opened or finished.
 #[derive(Debug, thiserror::Error)]
@@ -642,7 +645,8 @@ fn open_locked(dir: &OwnedFd, name: &str, path: &Path) -> Result<(File, bool), P
 }
 
 /// Gives the file its final length, unless it is longer, and reserves the room, so that a full disk
-/// shows now and not at 99 %. Where the file system cannot reserve, it shows when a span is written.
+/// shows now and not at 99 %. Where the file system cannot reserve, it shows when a span is written;
+/// and in memory, where reserving a page costs as much as writing it, it is looked at only.
 fn make_room(file: &File, geometry: &Geometry) -> io::Result<()> {
     let size = geometry.size();
     check_room(file, size)?;
@@ -650,7 +654,7 @@ fn make_room(file: &File, geometry: &Geometry) -> io::Result<()> {
     if before < size {
         file.set_len(size)?;
     }
-    if size == 0 {
+    if size == 0 || fstatfs(file)?.f_type == TMPFS_MAGIC {
         return Ok(());
     }
     match fallocate(file, FallocateFlags::KEEP_SIZE, 0, size) {

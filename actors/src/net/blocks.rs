@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use rustix::io::ioctl_fionread;
 use rustix::net::SendFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -70,18 +71,6 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(Some(header))
     }
 
-    /// Whether a frame of blocks that is no longer than `data_len` was read to its end already, so
-    /// that taking it waits for nothing.
-    pub fn has_blocks_of(&self, data_len: usize) -> bool {
-        let Some(bytes) = self.buffer.first_chunk::<HEADER_BYTES>() else { return false };
-        match FrameHeader::parse(*bytes, FrameLimits::with_blocks(data_len)) {
-            Ok(FrameHeader::Blocks { data_len }) => {
-                self.buffer.len() >= HEADER_BYTES + BLOCKS_PREFIX_BYTES + data_len
-            }
-            _ => false,
-        }
-    }
-
     /// Reads the message behind a control header.
     ///
     /// # Errors
@@ -125,6 +114,35 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             into = &mut into[read..];
         }
         Ok(())
+    }
+}
+
+impl FrameReader<TcpStream> {
+    /// Whether the next frame is one of `data_len` bytes of blocks, and has arrived to its end: then
+    /// its header is taken, and taking the rest waits for nothing.
+    ///
+    /// # Errors
+    /// The end of the connection.
+    pub async fn take_arrived(&mut self, data_len: usize) -> Result<bool, LinkError> {
+        let frame = HEADER_BYTES + BLOCKS_PREFIX_BYTES + data_len;
+        let missing = frame.saturating_sub(self.buffer.len());
+        if missing > 0 && (ioctl_fionread(&self.stream).map_err(io::Error::from)? as usize) < missing {
+            return Ok(false);
+        }
+        while self.buffer.len() < HEADER_BYTES {
+            self.buffer.reserve(READ_AHEAD_BYTES);
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(LinkError::Cut);
+            }
+        }
+        let Some(bytes) = self.buffer.first_chunk::<HEADER_BYTES>() else { return Ok(false) };
+        // Anything else is taken, or refused, in its turn.
+        let header = FrameHeader::parse(*bytes, FrameLimits::with_blocks(data_len));
+        let is_it = header.is_ok_and(|header| header == FrameHeader::Blocks { data_len });
+        if is_it {
+            self.buffer.advance(HEADER_BYTES);
+        }
+        Ok(is_it)
     }
 }
 

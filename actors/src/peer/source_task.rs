@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::limits::{MAX_ANSWER_HOLDERS, MAX_SPANS, SOURCE_DEAD_TIMEOUT};
+use crate::base::limits::{BATCH_BYTES, MAX_ANSWER_HOLDERS, MAX_SPANS, SOURCE_DEAD_TIMEOUT};
 use crate::base::{FileId, Geometry, SpanIndex, SpanSet};
 use crate::content::tree::SpanHash;
 use crate::net::blocks::{FrameReader, send_messages};
@@ -25,9 +25,6 @@ use crate::plan::{Ending, FileIndex, Request};
 use crate::wire::Hello;
 use crate::wire::frame::{FrameHeader, FrameLimits};
 use crate::wire::peer::{FromHolder, ToHolder};
-
-/// Bytes of small files that are handed over in one message: as many as a span has.
-const BATCH_BYTES: usize = 256 << 10;
 
 /// The task of one source.
 pub(super) struct SourceTask {
@@ -304,7 +301,8 @@ impl Talk {
         Ok(None)
     }
 
-    /// Reads the span that is due, and those of small files that have come with it, and hands them over.
+    /// Reads the span that is due, and those behind it that have come with it, and hands them over:
+    /// who is behind catches up in larger steps.
     async fn take_blocks(&mut self, data_len: usize) -> Result<Option<Ending>, LinkError> {
         // At most one buffer is on its way, so the other one is here.
         let mut buffer = self.spare.pop().unwrap_or_default();
@@ -313,6 +311,7 @@ impl Talk {
         let mut data_len = data_len;
         loop {
             let (file, span, geometry) = self.due()?;
+            self.advance();
             if data_len != geometry.len_bytes(span) {
                 return Err(LinkError::Unexpected("a span of another length"));
             }
@@ -326,13 +325,10 @@ impl Talk {
             }
             filled = range.end;
             parts.push((file, span, range));
-            let room = BATCH_BYTES.saturating_sub(filled);
-            if !self.reader.has_blocks_of(room) {
+            let Ok((_, next, geometry)) = self.due() else { break };
+            data_len = geometry.len_bytes(next);
+            if filled + data_len > BATCH_BYTES || !self.reader.take_arrived(data_len).await? {
                 break;
-            }
-            match self.reader.buffered_header(self.limits())? {
-                Some(FrameHeader::Blocks { data_len: next }) => data_len = next,
-                Some(FrameHeader::Control { .. }) | None => break,
             }
         }
         if let Some(ending) = self.flush().await {
@@ -357,18 +353,23 @@ impl Talk {
         }
     }
 
-    /// The span that the next BLOCKS frame has to be; it is not due any more from here on.
-    fn due(&mut self) -> Result<(FileIndex, SpanIndex, Geometry), LinkError> {
-        let Some(Expected::Blocks { file, geometry, next, end, .. }) = self.expected.front_mut() else {
+    /// The span that the next BLOCKS frame has to be.
+    fn due(&self) -> Result<(FileIndex, SpanIndex, Geometry), LinkError> {
+        let Some(Expected::Blocks { file, geometry, next, .. }) = self.expected.front() else {
             return Err(LinkError::Unexpected("BLOCKS"));
         };
-        let (file, geometry) = (*file, *geometry);
         let span = geometry.span(u64::from(*next)).ok_or(LinkError::Unexpected("BLOCKS"))?;
-        *next += 1;
-        if next == end {
-            self.expected.pop_front();
+        Ok((*file, span, *geometry))
+    }
+
+    /// The span that was due is not any more.
+    fn advance(&mut self) {
+        if let Some(Expected::Blocks { next, end, .. }) = self.expected.front_mut() {
+            *next += 1;
+            if next == end {
+                self.expected.pop_front();
+            }
         }
-        Ok((file, span, geometry))
     }
 
     /// Waits for the hand-over that is on its way, if there is one.
