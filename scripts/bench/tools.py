@@ -427,6 +427,9 @@ class Rqbit(BitTorrent):
 
     def _client(self, round: Round, folder: Path, host: Host, *more: str) -> list[str]:
         network = ["--disable-dht", "--disable-lsd", "--disable-upnp-port-forward", f"--listen-ip={host.ip}"]
+        port = free_port()
+        # Unless told both, it listens at one port and tells the tracker another.
+        network += [f"--listen-port={port}", f"--announce-port={port}"]
         where = ["--disable-http-api", "--overwrite", f"--output-folder={folder}", str(self.torrent(round))]
         return ["rqbit", "-v", "info", *network, "download", *more, *where]
 
