@@ -132,6 +132,8 @@ class OwnWords:
     seconds: float
     from_first: int
     """Bytes that it took from the first holder and used."""
+    wasted: int
+    """Bytes that it received and did not use."""
 
 
 class Tool:
@@ -199,7 +201,7 @@ class Enxame(Tool):
     def own_words(self, line: str) -> OwnWords | None:
         said = json.loads(line)
         first = sum(each["bytes"] for each in said["sources"] if each["peer"] == "holder0")
-        return OwnWords(float(said["elapsed_s"]), first)
+        return OwnWords(float(said["elapsed_s"]), first, int(said["wasted_bytes"]))
 
     def _peer(self, round: Round, host: Host, name: str) -> list[str]:
         where = ["--root", str(round.dir), "--tracker", round.tracker, "--listen", f"{host.ip}:0"]
