@@ -60,7 +60,7 @@ def main() -> int:
         if options.install:
             install()
         binary = build()
-        return isolate.run(lambda place: bench(options, place, binary))
+        return isolate.run(lambda place: bench(options, place, binary), [Path(binary), Path(__file__)])
     except Failed as failed:
         say(f"bench.sh: {failed}")
         return 1

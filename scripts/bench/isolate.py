@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,9 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 PR_SET_PDEATHSIG = 1
 
+COVERED = ("/dev/shm", "/mnt", "/srv")
+"""One of these is on every system. A folder made for it would remain when it is killed, and whoever removed that one
+meanwhile would remove the mount with it."""
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -40,23 +43,25 @@ class Place:
     """Where a bench works."""
 
     dir: Path
-    """Its folder, removed at its end."""
+    """Its folder, empty at first and gone at its end."""
     why_not_isolated: str | None
     """None in namespaces of its own; otherwise what the system answered."""
 
 
-def run(work: Callable[[Place], int]) -> int:
+def run(work: Callable[[Place], int], needed: Sequence[Path]) -> int:
     """Does `work` in namespaces of its own if the system allows it, otherwise in those of the caller; its exit code.
 
-    Killed by force, it leaves an empty folder; without namespaces, also what it had started.
+    What is `needed` can be seen there. Killed by force, it leaves nothing; without namespaces, its folder and what it
+    had started.
     """
-    why_not = _probe()
-    parent = _memory_folder() if why_not else tempfile.gettempdir()
+    covered = _covered(needed)
+    why_not = _probe(covered) if covered else f"something that is needed is in each of {', '.join(COVERED)}"
+    if covered and not why_not:
+        return _isolated(covered, work)
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="enxame-bench.", dir=parent))
     try:
-        if why_not:
-            return work(Place(folder, why_not))
-        return _isolated(folder, work)
+        return work(Place(folder, why_not))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -102,6 +107,14 @@ def new_network() -> int:
 # ---- the steps ----
 
 
+def _covered(needed: Sequence[Path]) -> Path | None:
+    """The folder on which the bench mounts one of its own, which nobody else sees."""
+    for folder in map(Path, COVERED):
+        if folder.is_dir() and not any(folder in path.resolve().parents for path in needed):
+            return folder
+    return None
+
+
 def _isolated(folder: Path, work: Callable[[Place], int]) -> int:
     _leave_namespaces()
     child = os.fork()
@@ -116,7 +129,7 @@ def _isolated(folder: Path, work: Callable[[Place], int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _probe() -> str | None:
+def _probe(folder: Path) -> str | None:
     """Why there can be no namespaces of its own; None if there can. Tried in a process that is thrown away."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -125,7 +138,7 @@ def _probe() -> str | None:
             _leave_namespaces()
             inner = os.fork()
             if inner == 0:
-                _child(Path(tempfile.gettempdir()), lambda: 0, writer)
+                _child(folder, lambda: 0, writer)
             os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]))
         except BaseException as error:
             os.write(writer, str(error).encode())
@@ -174,10 +187,6 @@ def _child(folder: Path, work: Callable[[], int], complaints: int = 2) -> NoRetu
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _memory_folder() -> str:
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
 
 
 def _command(*argv: str) -> None:

@@ -23,6 +23,10 @@ TICK_S = 0.05
 """How often the peaks of short-lived children are read."""
 KILL_TICK_S = 0.002
 """How often it is looked whether half has arrived: a transfer takes about a second."""
+STALLED_S = 20.0
+"""When nothing moved for so long, nothing will: copies alone, which use no network, take less."""
+MOVING_BYTES = 256 * 1024
+"""What loopback carries in STALLED_S if anything moves: more than clients that talk of nothing."""
 LIMIT_S = 180.0
 """When a round is given up: more than twice what the slowest program took for the largest case."""
 LOOPBACK = Host("127.0.0.1")
@@ -131,40 +135,70 @@ def run(tool: Tool, case: Case, data: Data, place: Path) -> Transfer:
 
 
 def _transfer(tool: Tool, case: Case, round: Round, holders: list[Process], outcome: Transfer) -> None:
-    before = [each.usage_so_far() for each in holders]
-    half = _over_loopback() + case.size / 2
-    kill = case.kill
-    getters = Getters(tool, round, stay=case.getters > 1)
-    getters.start([LOOPBACK] * case.getters)
-    for event in round.crew.events(KILL_TICK_S if kill else TICK_S):
-        if event is not None:
-            getters.note(event)
-            if event.process in holders and event.line is None and not event.process.told_to_end:
-                raise Failed(f"a holder ended: {event.process.complaint()}")
-            if getters.all_ended:
+    course = _Course(case, round, holders, Getters(tool, round, stay=case.getters > 1))
+    course.running.start([LOOPBACK] * case.getters)
+    for event in round.crew.events(KILL_TICK_S if case.kill else TICK_S):
+        if event is None:
+            if not course.tick(time.monotonic() - course.running.started):
                 break
             continue
-        if kill and _over_loopback() >= half:
-            before.pop()
-            round.crew.kill(holders.pop())
-            kill = False
-        for holder in holders if not case.kill else ():
-            holder.sample_descendants()
-        if time.monotonic() - getters.started > LIMIT_S:
-            getters.why = getters.why or f"not done after {LIMIT_S:.0f} s"
+        course.running.note(event)
+        if event.process in holders and event.line is None and not event.process.told_to_end:
+            raise Failed(f"a holder ended: {event.process.complaint()}")
+        if course.running.all_ended:
             break
-    if kill and not getters.why:
-        raise Failed("it was done before a holder could be killed")
-    after = [each.usage_so_far() for each in holders]
-    used = getters.usage() if getters.all_ended else Usage(0.0, 0)
-    finished = getters.finish()
-    outcome.why = getters.why
-    outcome.wall_s = max(finished.values(), default=0.0)
-    outcome.getter_cpu_s, outcome.getter_peak_kib = used.cpu_s, used.peak_kib
-    outcome.holder_cpu_s = sum(now.cpu_s - then.cpu_s for now, then in zip(after, before))
-    outcome.holder_peak_kib = max((each.peak_kib for each in after), default=0)
-    if getters.own:
-        outcome.from_first_files = sum(each.from_first for each in getters.own) / round.data.size
+    course.conclude(outcome)
+
+
+@dataclass
+class _Course:
+    """What happens in a round, from tick to tick, besides what the getters say."""
+
+    case: Case
+    round: Round
+    holders: list[Process]
+    """Those that live."""
+    running: Getters
+    _moved_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._used_before = {each: each.usage_so_far().cpu_s for each in self.holders}
+        self._carried_before = self._moved_to = _over_loopback()
+        self._to_kill = self.case.kill
+
+    def tick(self, at_s: float) -> bool:
+        """Does what is due; whether the round goes on."""
+        carried = _over_loopback()
+        if self._to_kill and carried - self._carried_before >= self.case.size / 2:
+            self.round.crew.kill(self.holders.pop())
+            self._to_kill = False
+        if not self.case.kill:
+            for holder in self.holders:
+                holder.sample_descendants()
+        if carried - self._moved_to >= MOVING_BYTES:
+            self._moved_s, self._moved_to = at_s, carried
+        if at_s - self._moved_s > STALLED_S:
+            self.running.why = self.running.why or f"nothing moved for {STALLED_S:.0f} s"
+        elif at_s > LIMIT_S:
+            self.running.why = self.running.why or f"not done after {LIMIT_S:.0f} s"
+        else:
+            return True
+        return False
+
+    def conclude(self, outcome: Transfer) -> None:
+        """What the round showed, when it is over."""
+        if self._to_kill and not self.running.why:
+            raise Failed("it was done before a holder could be killed")
+        held = {each: each.usage_so_far() for each in self.holders}
+        used = self.running.usage() if self.running.all_ended else Usage(0.0, 0)
+        finished = self.running.finish()
+        outcome.why = self.running.why
+        outcome.wall_s = max(finished.values(), default=0.0)
+        outcome.getter_cpu_s, outcome.getter_peak_kib = used.cpu_s, used.peak_kib
+        outcome.holder_cpu_s = sum(usage.cpu_s - self._used_before[each] for each, usage in held.items())
+        outcome.holder_peak_kib = max((usage.peak_kib for usage in held.values()), default=0)
+        if self.running.own:
+            outcome.from_first_files = sum(each.from_first for each in self.running.own) / self.round.data.size
 
 
 def _over_loopback() -> int:

@@ -78,6 +78,8 @@ class Swarm:
     """Bytes that the origin sent, in sizes of the file."""
     moved: float = 0.0
     """Bytes that all getters received, against what they need."""
+    own_wasted: float | None = None
+    """What the getters say that they received and did not use, against what they need."""
     killed_s: float | None = None
     """When the origin was killed."""
     why: str | None = None
@@ -129,6 +131,7 @@ def _row(case: Case, tool: Tool, swarms: list[Swarm]) -> dict[str, Any]:
         "own_last_s": [swarm.own_last_s for swarm in whole if swarm.own_last_s is not None],
         "origin_files": [swarm.origin_files for swarm in whole],
         "moved": [swarm.moved for swarm in whole],
+        "own_wasted": [swarm.own_wasted for swarm in whole if swarm.own_wasted is not None],
         "first_byte_s": [swarm.first_byte_s for swarm in whole],
         "slowed": [swarm.slowed for swarm in whole if swarm.slowed is not None],
         "killed_s": [swarm.killed_s for swarm in swarms if swarm.killed_s is not None],
@@ -243,6 +246,8 @@ def _conclude(course: _Course) -> None:
     outcome.last_of_first_s = max(first, default=0.0)
     outcome.own_last_s = max((each.seconds for each in running.own), default=None)
     size = course.round.data.size
+    if running.own:
+        outcome.own_wasted = sum(each.wasted for each in running.own) / size / len(running.own)
     outcome.origin_files = carried[1].sent / size
     outcome.moved = sum(each.received for each in carried[2:]) / size / len(running.getters)
 

@@ -132,6 +132,8 @@ class OwnWords:
     seconds: float
     from_first: int
     """Bytes that it took from the first holder and used."""
+    wasted: int
+    """Bytes that it received and did not use."""
 
 
 class Tool:
@@ -199,7 +201,7 @@ class Enxame(Tool):
     def own_words(self, line: str) -> OwnWords | None:
         said = json.loads(line)
         first = sum(each["bytes"] for each in said["sources"] if each["peer"] == "holder0")
-        return OwnWords(float(said["elapsed_s"]), first)
+        return OwnWords(float(said["elapsed_s"]), first, int(said["wasted_bytes"]))
 
     def _peer(self, round: Round, host: Host, name: str) -> list[str]:
         where = ["--root", str(round.dir), "--tracker", round.tracker, "--listen", f"{host.ip}:0"]
@@ -427,6 +429,9 @@ class Rqbit(BitTorrent):
 
     def _client(self, round: Round, folder: Path, host: Host, *more: str) -> list[str]:
         network = ["--disable-dht", "--disable-lsd", "--disable-upnp-port-forward", f"--listen-ip={host.ip}"]
+        port = free_port()
+        # Unless told both, it listens at one port and tells the tracker another.
+        network += [f"--listen-port={port}", f"--announce-port={port}"]
         where = ["--disable-http-api", "--overwrite", f"--output-folder={folder}", str(self.torrent(round))]
         return ["rqbit", "-v", "info", *network, "download", *more, *where]
 
