@@ -21,6 +21,11 @@ impl SpanIndex {
     /// The first span, which every file has: an empty file has one empty span.
     pub const FIRST: SpanIndex = SpanIndex(0);
 
+    /// The span of a bit that is set in a set of spans: such a bit was set for a span.
+    pub(super) fn of_bit(bit: usize) -> SpanIndex {
+        SpanIndex(bit as u32)
+    }
+
     /// The number, for tables with one entry per span.
     pub fn get(self) -> usize {
         self.0 as usize

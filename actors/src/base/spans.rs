@@ -79,6 +79,33 @@ impl SpanSet {
         self.count = self.words.iter().map(|word| word.count_ones() as usize).sum();
     }
 
+    /// The spans from `from` on that this set has and `also` has too, if it is given, and that none of
+    /// `not` has; in order. All sets are over the same file. Looks at 64 spans in one step.
+    pub fn from<'a>(
+        &'a self,
+        from: u32,
+        also: Option<&'a SpanSet>,
+        not: [Option<&'a SpanSet>; 2],
+    ) -> impl Iterator<Item = SpanIndex> + 'a {
+        let first = from as usize / 64;
+        (first..self.words.len()).flat_map(move |number| {
+            let mut word = self.words[number];
+            if number == first {
+                word &= u64::MAX << (from % 64);
+            }
+            word &= also.map_or(u64::MAX, |set| set.words[number]);
+            for set in not.into_iter().flatten() {
+                word &= !set.words[number];
+            }
+            std::iter::from_fn(move || {
+                let bit = (word != 0).then(|| word.trailing_zeros())?;
+                word &= word - 1;
+                // Bits behind the last span are never set.
+                Some(SpanIndex::of_bit(number * 64 + bit as usize))
+            })
+        })
+    }
+
     /// How many spans the set has.
     pub fn count(&self) -> usize {
         self.count
@@ -135,6 +162,13 @@ mod tests {
             prop_assert_eq!(set.is_full(), model.len() == geometry.spans());
             let mut half = SpanSet::empty(&geometry);
             geometry.all_spans().filter(|span| span.number() % 2 == 0).for_each(|span| { half.insert(span); });
+            let from = rest as u32 % 400;
+            let found: Vec<u32> = set.from(from, Some(&half), [None, None]).map(|span| span.number()).collect();
+            let both: Vec<u32> = model.iter().map(|s| s.number()).filter(|n| *n >= from && n % 2 == 0).collect();
+            prop_assert_eq!(found, both);
+            let found: Vec<u32> = set.from(from, None, [None, Some(&half)]).map(|span| span.number()).collect();
+            let odd: Vec<u32> = model.iter().map(|s| s.number()).filter(|n| *n >= from && n % 2 == 1).collect();
+            prop_assert_eq!(found, odd);
             half.add_all(&set);
             prop_assert!(geometry.all_spans().all(|span| half.contains(span) == (span.number() % 2 == 0 || set.contains(span))));
             prop_assert_eq!(half.count(), geometry.all_spans().filter(|span| half.contains(*span)).count());

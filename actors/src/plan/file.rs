@@ -50,6 +50,8 @@ pub struct FilePlan {
     in_flight: BTreeMap<SpanIndex, Vec<SourceId>>,
     /// How many of the sources that have a part have this span; empty until there is such a source.
     copies: Vec<u16>,
+    /// The spans with copies.
+    copied: SpanSet,
     /// Sources that have a part, and fetch the rest like us.
     rivals: usize,
     /// Whether the last span is asked first, to prove the size.
@@ -73,6 +75,7 @@ impl FilePlan {
             wanted,
             in_flight: BTreeMap::new(),
             copies: Vec::new(),
+            copied: SpanSet::empty(&geometry),
             rivals: 0,
             is_size_doubted: false,
             horizon,
@@ -116,9 +119,14 @@ impl FilePlan {
         let Holding::Spans(spans) = holding else { return };
         self.rivals = if add { self.rivals + 1 } else { self.rivals - 1 };
         self.copies.resize(self.geometry.spans(), 0);
-        for span in self.geometry.all_spans().filter(|span| spans.contains(*span)) {
+        for span in spans.from(0, None, [None, None]) {
             let copies = &mut self.copies[span.get()];
             *copies = if add { copies.saturating_add(1) } else { copies.saturating_sub(1) };
+            if *copies > 0 {
+                self.copied.insert(span);
+            } else {
+                self.copied.remove(span);
+            }
         }
     }
 
@@ -127,6 +135,7 @@ impl FilePlan {
         for span in spans {
             if let Some(copies) = self.copies.get_mut(span.get()) {
                 *copies = copies.saturating_add(1);
+                self.copied.insert(*span);
             }
         }
     }
@@ -149,61 +158,37 @@ impl FilePlan {
         is_idle: bool,
         rng: &mut fastrand::Rng,
     ) -> Option<Choice> {
-        let open = |span: SpanIndex| {
-            span.number() < self.horizon && self.wanted.contains(span) && holding.contains(span)
+        let held = match holding {
+            Holding::All => None,
+            Holding::Spans(spans) => Some(spans),
         };
-        let is_fresh = |span: SpanIndex| {
-            open(span)
-                && self.copies.get(span.get()).is_none_or(|copies| *copies == 0)
-                && given.is_none_or(|given| !given.contains(span))
-        };
+        let within = |span: &SpanIndex| span.number() < self.horizon;
+        let open = |from| self.wanted.from(from, held, [None, None]).take_while(within);
+        let fresh = |from| self.wanted.from(from, None, [given, Some(&self.copied)]).take_while(within);
         let anyway = |spans| Choice { spans, is_fresh: false };
-        let spans = self.geometry.spans() as u32;
         let last = self.geometry.last_span();
         if self.in_order {
-            return Some(anyway(self.run_from(self.first_open(0, &open)?, max, &open)));
+            return run_of(open(0), max).map(anyway);
         }
-        if self.is_size_doubted && open(last) {
-            return Some(anyway(self.run_from(last, 1, &open)));
+        if self.is_size_doubted && open(last.number()).next().is_some() {
+            return Some(anyway(last.number()..last.number() + 1));
         }
-        if matches!(holding, Holding::Spans(_)) {
-            return Some(anyway(self.run_from(self.rarest(rng.u32(0..spans), &open)?, 1, &open)));
+        let mut rarest = || {
+            let start = rng.u32(0..self.geometry.spans() as u32);
+            let around = open(start).chain(open(0).take_while(|span| span.number() < start));
+            let span = around.take(RAREST_AMONG).min_by_key(|span| self.copies.get(span.get()))?;
+            Some(anyway(span.number()..span.number() + 1))
+        };
+        if held.is_some() {
+            return rarest();
         }
-        if let Some(first) = self.first_open(cursor, &is_fresh).or_else(|| self.first_open(0, &is_fresh)) {
-            return Some(Choice { spans: self.run_from(first, max, &is_fresh), is_fresh: true });
+        if let Some(spans) = run_of(fresh(cursor), max).or_else(|| run_of(fresh(0), max)) {
+            return Some(Choice { spans, is_fresh: true });
         }
         if self.rivals == 0 {
-            let first = self.first_open(cursor, &open).or_else(|| self.first_open(0, &open))?;
-            return Some(anyway(self.run_from(first, max, &open)));
+            return run_of(open(cursor), max).or_else(|| run_of(open(0), max)).map(anyway);
         }
-        if is_idle {
-            return Some(anyway(self.run_from(self.rarest(rng.u32(0..spans), &open)?, 1, &open)));
-        }
-        None
-    }
-
-    fn run_from(&self, first: SpanIndex, max: usize, open: &impl Fn(SpanIndex) -> bool) -> Range<u32> {
-        let start = first.number();
-        let end = (self.geometry.spans() as u32).min(start.saturating_add(max as u32));
-        let rest = (start + 1..end)
-            .take_while(|number| self.geometry.span(u64::from(*number)).is_some_and(open))
-            .count() as u32;
-        start..start + 1 + rest
-    }
-
-    fn first_open(&self, from: u32, open: &impl Fn(SpanIndex) -> bool) -> Option<SpanIndex> {
-        let spans = self.geometry.spans() as u32;
-        (from..spans).filter_map(|number| self.geometry.span(u64::from(number))).find(|span| open(*span))
-    }
-
-    fn rarest(&self, from: u32, open: &impl Fn(SpanIndex) -> bool) -> Option<SpanIndex> {
-        let spans = self.geometry.spans() as u32;
-        (from..spans)
-            .chain(0..from)
-            .filter_map(|number| self.geometry.span(u64::from(number)))
-            .filter(|span| open(*span))
-            .take(RAREST_AMONG)
-            .min_by_key(|span| self.copies.get(span.get()))
+        if is_idle { rarest() } else { None }
     }
 
     /// The spans in flight, and who was asked for each.
@@ -249,4 +234,12 @@ impl FilePlan {
             assert!(self.in_flight.get(&span).is_none_or(|askers| askers.len() <= MAX_ASKERS));
         }
     }
+}
+
+/// The first of these spans, and those that follow it without a gap, up to `max`.
+fn run_of(spans: impl Iterator<Item = SpanIndex>, max: usize) -> Option<Range<u32>> {
+    let mut spans = spans.take(max.max(1)).map(|span| span.number());
+    let start = spans.next()?;
+    let rest = spans.zip(start + 1..).take_while(|(span, due)| span == due).count() as u32;
+    Some(start..start + 1 + rest)
 }
