@@ -29,11 +29,12 @@ use actix::{
 };
 use actix_rt::ArbiterHandle;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::jobs::{Batch, CacheSource, Found, Look, Looked, Opened, Outcome};
 use self::watch::Watch;
-use crate::base::limits::WATCH_QUIET;
+use crate::base::limits::{SOURCE_DEAD_TIMEOUT, WATCH_QUIET};
 use crate::base::{FileId, FileName};
 use crate::content::cache::{Cache, Cached};
 use crate::content::folder::{Folder, Stamp, now_ns};
@@ -107,7 +108,8 @@ pub struct TakeUnfinished;
 #[rtype(result = "()")]
 pub struct Rescan;
 
-/// Open a file to serve it.
+/// Open a file to serve it. Until the folder was looked at and hashed for the first time, the answer
+/// waits for what may yet be found, but no longer than a getter waits.
 #[derive(Message)]
 #[rtype(result = "Result<Arc<SharedFile>, OpenError>")]
 pub struct OpenFile {
@@ -254,6 +256,8 @@ pub struct Library {
     ready: Option<Result<FirstScan, FolderError>>,
     first_look_is_done: bool,
     waiting_ready: Vec<oneshot::Sender<Result<FirstScan, FolderError>>>,
+    /// Who wants to open what the first look may find: dropped when it has, or when it is over.
+    waiting_open: Vec<(FileId, oneshot::Sender<()>)>,
 
     /// Blocking work under way.
     jobs: usize,
@@ -293,6 +297,7 @@ impl Library {
             ready: None,
             first_look_is_done: false,
             waiting_ready: Vec::new(),
+            waiting_open: Vec::new(),
             jobs: 0,
             stop: Arc::default(),
             stopping: CancellationToken::new(),
@@ -534,6 +539,7 @@ impl Library {
 
     fn set_ready(&mut self, ready: Result<FirstScan, FolderError>) {
         answer_all(&mut self.waiting_ready, &ready);
+        self.waiting_open.clear();
         self.ready = Some(ready);
     }
 }
@@ -549,6 +555,7 @@ impl Library {
 
     fn enter(&mut self, name: FileName, entry: Entry, told: &mut ListChanged) {
         let new = listing(&name, &entry);
+        self.waiting_open.retain(|(id, _)| *id != new.id);
         match self.index.insert(name.clone(), entry).map(|before| listing(&name, &before)) {
             Some(before) if before == new => {}
             before => {
@@ -757,6 +764,21 @@ impl Handler<OpenFile> for Library {
     type Result = ResponseActFuture<Self, Result<Arc<SharedFile>, OpenError>>;
 
     fn handle(&mut self, OpenFile { id }: OpenFile, _: &mut Context<Self>) -> Self::Result {
+        if self.ready.is_some() || self.index.names_of(&id).next().is_some() {
+            return self.open(id);
+        }
+        // A getter comes back to a peer that was started again, and is not sent away before it is
+        // known what there is.
+        let (sender, found) = oneshot::channel();
+        self.waiting_open.push((id, sender));
+        let found = timeout(SOURCE_DEAD_TIMEOUT, found).into_actor(self);
+        Box::pin(found.then(move |_, library, _| library.open(id)))
+    }
+}
+
+impl Library {
+    /// Opens a file as it was hashed. Names under which something else stands are withdrawn.
+    fn open(&mut self, id: FileId) -> ResponseActFuture<Self, Result<Arc<SharedFile>, OpenError>> {
         let names = self.index.names_of(&id);
         let wanted: Vec<(FileName, Entry)> =
             names.filter_map(|name| Some((name.clone(), self.index.get(name)?.clone()))).collect();
@@ -839,6 +861,7 @@ impl Handler<Stop> for Library {
     fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) -> ResponseFuture<()> {
         let (sender, receiver) = oneshot::channel();
         self.waiting_stop.push(sender);
+        self.waiting_open.clear();
         self.stop.store(true, Ordering::Relaxed);
         self.stopping.cancel();
         self.go_on(ctx);
