@@ -19,7 +19,7 @@ use enxame_actors::wire::tracker::Listing;
 use support::binary::{Process, enxame, ran};
 use support::files::SPAN;
 use support::job::{Running, Trackers as _, Watched, assert_sums_up, into_folder, part_files, what};
-use support::proxy::{RefusingAddress, Way};
+use support::proxy::{End, RefusingAddress, Way};
 use support::swarm::RealPeer;
 use support::tracker::{Script, candidate, slow};
 use support::{Behaviour, Content, FakeHolder, FakeTracker, Fault, FaultProxy, Test, system_test_within};
@@ -405,5 +405,98 @@ fn a_holder_that_is_killed_while_it_downloads_goes_on_from_its_disk_and_serves_o
         );
         getter.stop().await;
         between.kill().await;
+    });
+}
+
+// ---- three of four holders ----
+
+/// What a job told of its progress, with the time.
+struct Trace {
+    took: Duration,
+    /// The longest time in which nothing came.
+    longest_pause: Duration,
+}
+
+/// Fetches it from holders behind these scripts.
+async fn trace(test: &Test, content: &Content, scripts: Vec<Vec<Fault>>) -> Trace {
+    let holders: Vec<(FakeHolder, FaultProxy)> = scripts
+        .into_iter()
+        .enumerate()
+        .map(|(n, script)| {
+            let all = std::slice::from_ref(content);
+            let holder = FakeHolder::start(test, &format!("h{n}"), all, Behaviour::Honest);
+            let proxy = FaultProxy::start(test, holder.address(), script);
+            (holder, proxy)
+        })
+        .collect();
+    let listed = holders.iter().map(|(holder, proxy)| holder.listed_at(proxy.address())).collect();
+    let candidates = vec![candidate(content, &["x"], listed)];
+    let tracker = FakeTracker::start(test, Script { candidates, ..Script::default() });
+    let to = test.folder();
+    let begun = Instant::now();
+    let mut running = Running::start(test, tracker.address(), vec![into_folder("x", &to)]);
+    let (mut moved_at, mut had, mut longest_pause) = (begun, 0, Duration::ZERO);
+    loop {
+        let event = running.watched.until("progress, or the end", |_| true).await;
+        let (have, is_over) = match event {
+            JobEvent::Progress(now) => (now.have_bytes, false),
+            JobEvent::Done(done) => (done.size, true),
+            JobEvent::Failed { error, .. } => panic!("{error:?}"),
+            _ => continue,
+        };
+        if have > had || is_over {
+            longest_pause = longest_pause.max(moved_at.elapsed());
+            (moved_at, had) = (Instant::now(), have);
+        }
+        if is_over {
+            break;
+        }
+    }
+    let took = begun.elapsed();
+    running.finish().await;
+    assert!(content.stands_at(&to.join("x")));
+    Trace { took, longest_pause }
+}
+
+/// How a holder dies.
+#[derive(Clone, Copy, Debug)]
+enum Death {
+    /// Its process is killed: connections are reset, and nobody takes new ones.
+    Killed,
+    /// Its machine loses power: nothing moves, and nothing is said.
+    NoPower,
+}
+
+#[test]
+fn when_three_of_four_holders_die_the_last_one_alone_sets_the_time_and_nothing_pauses() {
+    const RATE_BYTES_S: u64 = 8 << 20;
+    system_test_within(Duration::from_secs(180), |test| async move {
+        let mut rng = test.rng();
+        let content = Content::random(&mut rng, 192 * SPAN + 1);
+        let living = || vec![Fault::to_client(Way::rate(RATE_BYTES_S))];
+        let alone = trace(&test, &content, vec![living()]).await;
+        println!("one holder alone: {:?}, longest pause {:?}", alone.took, alone.longest_pause);
+        for death in [Death::Killed, Death::NoPower] {
+            // Each sends about a quarter if it lives that long.
+            let moments: Vec<u64> = (0..3).map(|_| rng.u64(0..content.size() / 4)).collect();
+            let scripts = moments.iter().map(|moment| {
+                let (end, dead) = match death {
+                    Death::Killed => (End::Reset, Fault::refuse()),
+                    Death::NoPower => (End::BlackHole, Fault::black_hole()),
+                };
+                let way = Way { rate_bytes_s: Some(RATE_BYTES_S), ..Way::ends(*moment, end) };
+                let mut script = vec![dead; 100];
+                script[0] = Fault::to_client(way);
+                script
+            });
+            let four = trace(&test, &content, scripts.chain([living()]).collect()).await;
+            let ratio = four.took.as_secs_f64() / alone.took.as_secs_f64();
+            println!(
+                "three of four {death:?} after {moments:?} bytes: {:?}, {ratio:.2} of that; longest pause {:?}",
+                four.took, four.longest_pause
+            );
+            assert!(ratio <= 1.3, "{ratio:.2} times what the last one alone needs");
+            assert!(four.longest_pause <= Duration::from_secs(5), "{:?}", four.longest_pause);
+        }
     });
 }
