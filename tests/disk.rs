@@ -6,7 +6,7 @@ mod support;
 
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -15,12 +15,12 @@ use enxame_actors::base::{FileId, SpanIndex};
 use enxame_actors::peer::events::{JobError, JobEvent};
 use enxame_actors::wire::peer::{FromHolder, ToHolder};
 use enxame_actors::wire::tracker::Candidate;
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{CWD, FallocateFlags, FileType, Mode, fallocate, mknodat};
 use support::binary::{enxame, quiet, ran};
 use support::files::SPAN;
 use support::getter::{Heard, RawGetter, blocks, get, open};
 use support::holder::Asked;
-use support::job::{Running, Watched, assert_sums_up, fetch, into_folder, part_files, what};
+use support::job::{Running, Watched, assert_sums_up, fetch, into_folder, part_files, to_name, what};
 use support::mounts::{SmallDisk, with_mounts};
 use support::swarm::{NEVER, RealPeer, RealTracker};
 use support::tracker::{Script, candidate};
@@ -421,6 +421,69 @@ fn of_an_older_version_that_is_replaced_what_is_the_same_is_not_fetched() {
             assert_eq!(asked, missing);
             assert!(content.stands_at(&to.join("x")));
             assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+        }
+    });
+}
+
+/// This content with one byte changed in each span for which `is_changed`.
+fn older_version(content: &Content, is_changed: impl Fn(usize) -> bool) -> Content {
+    let mut data = content.data.to_vec();
+    (0..content.geometry.spans()).filter(|span| is_changed(*span)).for_each(|span| data[span * SPAN] ^= 1);
+    Content::of(data)
+}
+
+#[test]
+fn of_an_older_version_that_has_the_name_beside_the_target_what_is_the_same_is_not_fetched() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 30 * SPAN + 5);
+        let (holder, tracker) = shared(&test, &content, Behaviour::Honest);
+        let to = test.folder();
+        let older = older_version(&content, |span| span.is_multiple_of(5));
+        let path = older.write(&to, "sub/x");
+        let before = fs::metadata(&path).unwrap();
+        // A job that replaces takes from the one that it replaces too.
+        for (name, overwrite, other) in [
+            ("sub/x-new", false, None),
+            ("sub/x-2", true, None),
+            ("sub/x-3", true, Some(older_version(&content, |span| !span.is_multiple_of(5)))),
+        ] {
+            if let Some(other) = &other {
+                other.write(&to, name);
+            }
+            let asked_before = times_asked(&content, &holder.asked());
+            let wants = vec![to_name("dir/x", &to, name)];
+            let told = Running::start_with(&test, tracker.address(), wants, overwrite).finish().await;
+            assert_sums_up(told.done());
+            let is_missing = |span: &usize| other.is_none() && span.is_multiple_of(5);
+            let missing: Vec<usize> = (0..31).filter(is_missing).collect();
+            let times = times_asked(&content, &holder.asked());
+            let asked: Vec<usize> = (0..31).filter(|span| times[*span] > asked_before[*span]).collect();
+            assert_eq!(asked, missing, "{name}");
+            assert!(content.stands_at(&to.join(name)));
+            let after = fs::metadata(&path).unwrap();
+            assert!(older.stands_at(&path) && after.ino() == before.ino());
+            assert_eq!(after.modified().unwrap(), before.modified().unwrap(), "it was only read");
+        }
+    });
+}
+
+#[test]
+fn what_has_the_name_and_is_no_file_of_the_folder_is_not_read() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 4 * SPAN);
+        let (_holder, tracker) = shared(&test, &content, Behaviour::Honest);
+        let elsewhere = content.write(&test.folder(), "secret");
+        let put: [&dyn Fn(&Path); 3] =
+            [&|at| symlink(&elsewhere, at).unwrap(), &|at| fs::create_dir(at).unwrap(), &|at| {
+                mknodat(CWD, at, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap()
+            }];
+        for put in put {
+            let to = test.folder();
+            put(&to.join("x"));
+            let wants = vec![to_name("dir/x", &to, "new")];
+            let told = Running::start(&test, tracker.address(), wants).finish().await;
+            assert_eq!(told.done().fetched_bytes, content.size());
+            assert!(content.stands_at(&to.join("new")));
         }
     });
 }

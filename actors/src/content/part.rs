@@ -280,8 +280,9 @@ impl PartFile {
     /// read does no harm. All cores read, each holds one span.
     ///
     /// # Errors
-    /// Writing failed. What cannot be read is left to be fetched.
-    pub fn adopt(&self, older: &File) -> io::Result<()> {
+    /// Writing failed, or `stop` was set: [`io::ErrorKind::Interrupted`]. What cannot be read is left to
+    /// be fetched.
+    pub fn adopt(&self, older: &File, stop: &AtomicBool) -> io::Result<()> {
         let geometry = self.data.proof.geometry();
         let Ok(older_len) = older.metadata().map(|metadata| metadata.len()) else { return Ok(()) };
         let is_there =
@@ -292,6 +293,9 @@ impl PartFile {
         let worker = || {
             let mut data = Vec::new();
             while let Some(span) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
                 data.resize(geometry.len_bytes(*span), 0);
                 if older.read_exact_at(&mut data, geometry.offset(*span)).is_err() {
                     break;
@@ -957,7 +961,7 @@ mod tests {
             fs::write(place.path("older"), &older).unwrap();
             let before = place.folder.open_file(&"older".parse().unwrap()).unwrap();
             let part = place.part("file", &new);
-            part.adopt(&before.0).unwrap();
+            part.adopt(&before.0, &AtomicBool::new(false)).unwrap();
             let had = part.share().had();
             assert_eq!(had.count(), same, "{} bytes", older.len());
             let mut read = Vec::new();
@@ -968,6 +972,18 @@ mod tests {
             assert_eq!(Stamp::of(&before.0).unwrap(), before.1, "the older file is only read");
             part.discard().unwrap();
         }
+    }
+
+    #[test]
+    fn a_job_that_has_ended_takes_nothing_over() {
+        let place = Place::new();
+        let bytes = data(3 * SPAN);
+        fs::write(place.path("older"), &bytes).unwrap();
+        let older = File::open(place.path("older")).unwrap();
+        let part = place.part("file", &bytes);
+        let error = part.adopt(&older, &AtomicBool::new(true)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        assert_eq!(part.share().had().count(), 0);
     }
 
     #[test]
@@ -984,7 +1000,7 @@ mod tests {
                 }
                 older.set_len(SPAN as u64).unwrap();
             });
-            part.adopt(&older).unwrap();
+            part.adopt(&older, &AtomicBool::new(false)).unwrap();
             writer.join().unwrap();
         });
         let had = part.share().had();

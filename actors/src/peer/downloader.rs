@@ -292,7 +292,7 @@ impl Downloader {
         let name = name_of(&what, first);
         let target = match to {
             Destination::Stream(stream) => Target::Stream(Some(stream)),
-            Destination::File { folder, name } => Target::Place(self.place(folder, name)),
+            Destination::File { folder, name: to } => Target::Place(self.place(folder, to).shared_as(&name)),
             Destination::Share(folder) => Target::Place(self.place(folder, name.clone())),
             Destination::Folder(folder) => {
                 // The last part of a name that was accepted is a name itself.
@@ -348,7 +348,7 @@ impl Downloader {
     }
 
     fn place(&self, folder: Arc<Folder>, name: FileName) -> Place {
-        Place { folder, name, overwrite: self.overwrite, is_noted: self.is_patient }
+        Place { folder, name, overwrite: self.overwrite, is_noted: self.is_patient, namesake: None }
     }
 
     /// The same content was asked for before: it is fetched once, and copied.
