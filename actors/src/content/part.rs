@@ -684,6 +684,7 @@ fn umask() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::tree::SpanHash;
     use crate::content::tree::tests::{SPAN, data, proof_of};
     use proptest::prelude::*;
     use std::fs;
@@ -781,6 +782,39 @@ mod tests {
         assert!(part.store(second, span_of(&bytes, &part, second)).unwrap());
         assert!(matches!(part.finish(true), Err(PartError::Incomplete(_))));
         assert!(!place.path("file").exists());
+    }
+
+    #[test]
+    fn no_byte_of_three_spans_and_none_of_their_manifest_is_accepted_flipped() {
+        let place = Place::new();
+        let bytes = data(2 * SPAN + 4097);
+        let part = place.part("file", &bytes);
+        let geometry = *part.proof().geometry();
+        for span in geometry.all_spans() {
+            let right = span_of(&bytes, &part, span);
+            let flip = |flipped: &mut Vec<u8>, at: usize| {
+                flipped[at] ^= 1 << (at % 8);
+                assert!(!part.store(span, flipped).unwrap(), "span {span}, byte {at}");
+                flipped[at] = right[at];
+            };
+            (0..right.len()).into_par_iter().for_each_init(|| right.to_vec(), flip);
+        }
+        assert!(part.share().had().is_empty());
+        assert!(fs::read(part.path()).unwrap().iter().all(|byte| *byte == 0), "nothing of it was written");
+
+        let manifest: Vec<u8> = part.proof().manifest().iter().flat_map(|value| *value.as_bytes()).collect();
+        assert_eq!(manifest.len(), 3 * 32);
+        let is_accepted = |manifest: &[u8]| {
+            Proof::new(part.proof().id(), geometry, SpanHash::parse_all(manifest).unwrap()).is_ok()
+        };
+        for (at, bit) in (0..manifest.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut flipped = manifest.clone();
+            flipped[at] ^= 1 << bit;
+            assert!(!is_accepted(&flipped), "byte {at}, bit {bit}");
+        }
+        assert!(is_accepted(&manifest));
+        store_all(&part, &bytes);
+        part.finish(false).unwrap();
     }
 
     proptest! {
