@@ -21,7 +21,7 @@ use support::files::SPAN;
 use support::getter::{Heard, RawGetter, blocks, get, open};
 use support::holder::Asked;
 use support::job::{Running, Watched, assert_sums_up, fetch, into_folder, part_files, to_name, what};
-use support::mounts::{SmallDisk, with_mounts};
+use support::mounts::{QuotaDisk, SmallDisk, with_mounts, with_quotas};
 use support::swarm::{NEVER, RealPeer, RealTracker};
 use support::tracker::{Script, candidate};
 use support::{Behaviour, Content, FakeHolder, FakeTracker, Test, system_test, system_test_within};
@@ -251,6 +251,53 @@ fn a_peer_whose_disk_is_full_serves_what_it_has_and_goes_on_when_there_is_room()
             test.wait_for("the job", job.wait()).await;
             drop((job, watched, getter));
             peer.stop().await;
+        });
+    });
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_told_by_get_and_waited_for_by_a_peer() {
+    with_quotas(|| {
+        system_test(|test| async move {
+            let mut rng = test.rng();
+            let contents = [48 * SPAN, SPAN].map(|size| Content::random(&mut rng, size));
+            let [large, small] = &contents;
+            let holder = FakeHolder::start(&test, "far", &contents, Behaviour::Honest);
+            let known = |name, content| candidate(content, &[name], vec![holder.listed()]);
+            let candidates = vec![known("dir/x", large), known("small", small)];
+            let tracker = FakeTracker::start(&test, Script { candidates, ..Script::default() });
+            let disk = QuotaDisk::mount(&test.folder(), 8 << 20);
+
+            let told = ran(&test, get_command(&tracker, &disk.to)).await;
+            assert_eq!(told.code, Some(7), "{told:?}");
+            assert!(
+                told.stderr.contains("Disk quota exceeded; make room, then the same command goes on"),
+                "{told:?}"
+            );
+            assert_eq!(times_asked(large, &holder.asked()).iter().sum::<usize>(), 0);
+            assert_eq!(fs::read_dir(&disk.to).unwrap().count(), 0, "nothing is left");
+
+            let peer = RealPeer::start_in(&test, tracker.address(), "p1", disk.to.clone()).await;
+            let (events, mut watched) = Watched::start(&test);
+            let job = peer.peer.fetch(vec![what("dir/x")], false, events);
+            watched.until("a used up quota", refused(ErrorKind::QuotaExceeded)).await;
+            disk.limit(64 << 20);
+            watched.until("the file", is_done).await;
+            assert!(large.stands_at(&peer.files.join("dir/x")));
+            test.wait_for("the job", job.wait()).await;
+            drop((job, watched));
+            peer.stop().await;
+
+            // A file of one span is written when it has come.
+            let to = disk.to.join("to");
+            fs::create_dir(&to).unwrap();
+            disk.limit(1);
+            let told = fetch(&test, tracker.address(), vec![into_folder("small", &to)]).await;
+            assert!(
+                matches!(told.failed(), JobError::Disk { kind: ErrorKind::QuotaExceeded, .. }),
+                "{told:?}"
+            );
+            assert_eq!(fs::read_dir(&to).unwrap().count(), 0, "nothing is left");
         });
     });
 }
