@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -16,13 +17,16 @@ use enxame_actors::peer::trackers::{LeaveAll, Trackers, TrackersConfig};
 use enxame_actors::wire::Hello;
 use enxame_actors::wire::tracker as wire;
 use enxame_actors::wire::tracker::Listing;
+use rustix::process::{Signal, kill_process};
 use support::binary::{Process, enxame, ran};
 use support::files::SPAN;
 use support::job::{Running, Trackers as _, Watched, assert_sums_up, into_folder, part_files, what};
 use support::proxy::{End, RefusingAddress, Way};
-use support::swarm::RealPeer;
+use support::swarm::{RealPeer, RealTracker};
 use support::tracker::{Script, candidate, slow};
-use support::{Behaviour, Content, FakeHolder, FakeTracker, Fault, FaultProxy, Test, system_test_within};
+use support::{
+    Behaviour, Content, FakeHolder, FakeTracker, Fault, FaultProxy, Test, system_test, system_test_within,
+};
 
 /// What a kill may cost at most, in bytes: a window of spans that were asked for, and what was in flight
 /// in sockets and buffers.
@@ -405,6 +409,58 @@ fn a_holder_that_is_killed_while_it_downloads_goes_on_from_its_disk_and_serves_o
         );
         getter.stop().await;
         between.kill().await;
+    });
+}
+
+#[test]
+fn the_dead_the_frozen_and_what_was_removed_are_gone_from_the_answers_in_the_promised_time() {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    /// For timers and messages of a busy machine.
+    const SLACK: Duration = Duration::from_secs(1);
+    system_test(|test| async move {
+        let mut rng = test.rng();
+        let tracker = RealTracker::start(&test, INTERVAL);
+        let address = tracker.address().to_string();
+        let mut peers = Vec::new();
+        for id in ["killed", "frozen", "living"] {
+            let root = test.folder();
+            let files = RealPeer::files_of(&root, id);
+            Content::random(&mut rng, 1000).write(&files, id);
+            let mut command = enxame(["peer", id, "--json", "--tracker", &address, "--root"]);
+            command.arg(&root).args(["--listen", "127.0.0.1:0"]);
+            let mut process = Process::start(&test, command);
+            process.ready().await;
+            tracker.until("it", id, |found| found.len() == 1).await;
+            peers.push((process, files.join(id)));
+        }
+        let Ok([(killed, _), (frozen, _), (living, file)]) = <[_; 3]>::try_from(peers) else {
+            unreachable!()
+        };
+        let gone = async |id: &str| {
+            let begun = Instant::now();
+            tracker.until("nobody", id, <[_]>::is_empty).await;
+            begun.elapsed()
+        };
+        kill_process(frozen.pid(), Signal::STOP).unwrap();
+        let silent = gone("frozen");
+        let others = async {
+            up_to(&mut rng, Duration::from_millis(500)).await;
+            killed.kill().await;
+            let closed = gone("killed").await;
+            fs::remove_file(&file).unwrap();
+            (closed, gone("living").await)
+        };
+        let (silent, (closed, removed)) = tokio::join!(silent, others);
+        println!(
+            "gone from WHO_HAS: a killed peer after {closed:?}, a removed file after {removed:?}, a frozen peer \
+             after {silent:?} at an interval of {INTERVAL:?}"
+        );
+        assert!(closed < SLACK, "its connection was closed: {closed:?}");
+        assert!(removed < Duration::from_secs(1), "{removed:?}");
+        assert!(silent < 2 * INTERVAL + SLACK, "{silent:?}");
+        frozen.kill().await;
+        living.kill().await;
+        tracker.stop().await;
     });
 }
 
