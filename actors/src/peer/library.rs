@@ -34,10 +34,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::jobs::{Batch, CacheSource, Found, Look, Looked, Opened, Outcome};
 use self::watch::Watch;
-use crate::base::limits::{SOURCE_DEAD_TIMEOUT, WATCH_QUIET};
+use crate::base::limits::{OPEN_PATIENCE, WATCH_QUIET};
 use crate::base::{FileId, FileName};
 use crate::content::cache::{Cache, Cached};
-use crate::content::folder::{Folder, Stamp, now_ns};
+use crate::content::folder::{Folder, Stamp, is_passing, now_ns};
 use crate::content::index::{Entry, Index};
 use crate::content::part::Unfinished;
 use crate::content::tree::{Proof, is_hashed_in_parallel};
@@ -126,8 +126,8 @@ pub struct Suspect {
 }
 
 /// A finished download of this process stands in the folder: enter it without hashing it again,
-/// every span was verified on its way. The answer is whether the file still has that stamp; if not,
-/// it is looked at like any other.
+/// every span was verified on its way. The answer is false if the file does not have that stamp any more:
+/// then it is looked at like any other.
 #[derive(Message)]
 #[rtype(result = "bool")]
 pub struct AddFile {
@@ -233,6 +233,8 @@ pub struct Library {
     waiting_next: Vec<oneshot::Sender<()>>,
     /// Whether the last look failed: said once.
     lost: bool,
+    /// Whether the last look could not be made, for want of descriptors: said once.
+    held_up: bool,
     skipped: HashSet<String>,
     /// What the first look found, until it is taken.
     unfinished: Vec<Unfinished>,
@@ -284,6 +286,7 @@ impl Library {
             waiting: Vec::new(),
             waiting_next: Vec::new(),
             lost: false,
+            held_up: false,
             skipped: HashSet::new(),
             unfinished: Vec::new(),
             pending: Default::default(),
@@ -452,7 +455,15 @@ impl Library {
                 if std::mem::take(&mut self.lost) {
                     log::info!("the folder {} is there again", self.config.files().display());
                 }
+                self.held_up = false;
                 self.apply(found);
+            }
+            Err(error) if is_passing(&error) => {
+                if !std::mem::replace(&mut self.held_up, true) {
+                    log::warn!("{} cannot be looked at now: {error}", self.config.files().display());
+                }
+                self.changed.notify_one();
+                return answer_all(&mut self.waiting, &());
             }
             Err(error) => self.lose(&error),
         }
@@ -648,6 +659,10 @@ impl Library {
                     self.withdraw(&name, &mut told);
                     self.changed.notify_one();
                 }
+                Err(error) if is_passing(&error) => {
+                    log::debug!("{name} is hashed later: {error}");
+                    self.changed.notify_one();
+                }
                 Err(error) => {
                     self.withdraw(&name, &mut told);
                     let passing = [io::ErrorKind::NotFound, io::ErrorKind::Interrupted];
@@ -771,7 +786,7 @@ impl Handler<OpenFile> for Library {
         // known what there is.
         let (sender, found) = oneshot::channel();
         self.waiting_open.push((id, sender));
-        let found = timeout(SOURCE_DEAD_TIMEOUT, found).into_actor(self);
+        let found = timeout(OPEN_PATIENCE, found).into_actor(self);
         Box::pin(found.then(move |_, library, _| library.open(id)))
     }
 }
@@ -818,7 +833,12 @@ impl Handler<AddFile> for Library {
         let (files, looked_up) = (self.config.files(), name.clone());
         let work = move || Folder::open(&files).and_then(|folder| folder.open_file(&looked_up));
         self.ask(work, move |library, found| {
-            if found.is_ok_and(|(_, found)| found == stamp) && proof.geometry().size() == stamp.size {
+            let is_same = match found {
+                Ok((_, found)) => found == stamp,
+                // It is compared whenever it is opened.
+                Err(error) => is_passing(&error),
+            };
+            if is_same && proof.geometry().size() == stamp.size {
                 // A look may have found it before us: it need not be hashed.
                 for pending in &mut library.pending {
                     pending.remove(&name);
