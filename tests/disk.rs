@@ -616,6 +616,7 @@ fn of_a_file_that_changes_while_it_is_served_no_receiver_accepts_a_byte() {
         let mut now = Content::random(&mut rng, 40 * SPAN);
         let peer = RealPeer::start(&test, tracker.address(), "p1", |files| drop(now.write(files, "x"))).await;
         let (mut served, mut spoilt, mut changes, mut done, mut slowest) = (0, 0, 0, 0, Duration::ZERO);
+        let mut hashed_again = 0;
         while served < SPANS {
             let how = [Change::InPlace, Change::Truncated, Change::Replaced][changes % 3];
             tracker.until("what is there now", "x", |found| is_held(found, now.id)).await;
@@ -626,9 +627,9 @@ fn of_a_file_that_changes_while_it_is_served_no_receiver_accepts_a_byte() {
             let mut getter = RawGetter::greeted(&test, peer.peer.address()).await;
             let spans = now.geometry.spans() as u32;
             let change_at = rng.u32(..spans);
-            let mut changing = None;
-            for span in 0..spans {
-                if span == change_at {
+            let (mut changing, mut span) = (None, 0);
+            while span < spans {
+                if span == change_at && changing.is_none() {
                     let (path, before, mut rng) = (peer.files.join("x"), now.clone(), rng.fork());
                     changing = Some(spawn_blocking(move || {
                         let after = change(&mut rng, &path, &before, how);
@@ -639,8 +640,15 @@ fn of_a_file_that_changes_while_it_is_served_no_receiver_accepts_a_byte() {
                 match getter.hear().await {
                     Heard::Message(FromHolder::Missing { id }) => {
                         assert_eq!(id, now.id);
-                        assert!(changing.is_some(), "it was there and unchanged");
-                        break;
+                        if changing.is_some() {
+                            break;
+                        }
+                        // A file that is cut short gets two times from one call, when its length is there
+                        // and when the call is over. Hashed between them, it is hashed again.
+                        hashed_again += 1;
+                        assert!(hashed_again <= 3, "it was there and unchanged");
+                        tracker.until("the same again", "x", |found| is_held(found, now.id)).await;
+                        continue;
                     }
                     // Cut short in the middle of a span: its sender saw the end of the file.
                     Heard::End => break,
@@ -649,6 +657,7 @@ fn of_a_file_that_changes_while_it_is_served_no_receiver_accepts_a_byte() {
                         spoilt += usize::from(heard != blocks(&now, span));
                     }
                 }
+                span += 1;
             }
             drop(getter);
             let (after, at) = changing.unwrap().await.unwrap();
