@@ -111,6 +111,8 @@ pub const WATCH_QUIET: Duration = Duration::from_millis(100);
 pub const REMEMBER_AFTER: Duration = Duration::from_secs(2);
 /// How often a job looks at its sources and reports progress.
 pub const JOB_TICK: Duration = Duration::from_millis(250);
+/// How often a role looks whether its actors live: none ends unasked unless there is a defect.
+pub const HEALTH_CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How long a BUSY holder asks the getter to wait.
 pub const BUSY_RETRY: Duration = Duration::from_secs(2);
 
