@@ -184,7 +184,8 @@ Examples:
 A file is saved under the last part of its name, and appears there only when all of it is verified.
 While it is fetched it stands in a hidden part file beside its target: after an interruption the
 same command goes on from what has arrived. A file that is there already with the same content is
-success without a transfer; one with another content is never replaced without --overwrite.
+success without a transfer; one with another content is never replaced without --overwrite. What an
+older version in its place, or beside it under its own name, has at the same offset is not fetched.
 
 {WHAT}
 

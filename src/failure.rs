@@ -34,6 +34,11 @@ impl Failure {
         Failure { exit, message, what: None, candidates: Vec::new() }
     }
 
+    /// Something in the program itself has ended that should not have.
+    pub(crate) fn defect(what: &str) -> Failure {
+        Failure::new(Exit::Failed, format!("{what} has ended, which is a defect of enxame; start it again"))
+    }
+
     /// The disk, or standard output, refused.
     pub(crate) fn disk(path: &Path, error: &io::Error) -> Failure {
         Failure::new(Exit::Disk, format!("{}: {}", path.display(), human::reason(error)))

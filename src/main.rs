@@ -17,6 +17,7 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use cli::{Cli, Command};
 use exit::Exit;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     let bars = progress::bars(draw);
     logging::start(&cli.common, bars.clone());
     let ui = Ui { json: cli.common.json, quiet: cli.common.quiet, bars };
+    raise_descriptor_limit();
     let ended = match &cli.command {
         Command::Tracker(args) => commands::tracker::run(&ui, args),
         Command::Peer(args) => commands::peer::run(&ui, args),
@@ -46,6 +48,15 @@ fn main() -> ExitCode {
         Command::Hash(args) => commands::hash::run(&ui, args),
     };
     ended.unwrap_or_else(|failure| ui.fail(&failure)).into()
+}
+
+/// Takes as many file descriptors as the system lets us have without asking: a tracker has thousands of
+/// connections, a peer hundreds, each with some files, and the usual limit is a thousand.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        log::debug!("the limit of file descriptors stays at {:?}: {error}", limit.current);
+    }
 }
 
 /// Shows the help that was asked for, or what is wrong with the command line.

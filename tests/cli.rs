@@ -624,6 +624,22 @@ fn get_saves_where_it_is_told_and_says_how_it_went() {
 }
 
 #[test]
+fn a_new_version_that_is_saved_beside_the_old_one_takes_from_it_what_is_the_same() {
+    let swarm = Swarm::start();
+    let new: Vec<u8> = (0..700_001u32).map(|i| ((i * 31) >> 3) as u8).collect();
+    let mut old = new.clone();
+    old[300_000] ^= 1;
+    swarm.write("p1/files/models/model.bin", &new);
+    swarm.write("model.bin", &old);
+    let _p1 = swarm.peer("p1");
+    let got = swarm.run(&["get", "models/model.bin", "-o", "model-new.bin", "--json"]);
+    assert_eq!(got.code, Some(0), "{}", got.stderr);
+    let done = records(&got.stdout).into_iter().find(|line| line["event"] == "done").unwrap();
+    assert_eq!((&done["kept_bytes"], &done["fetched_bytes"]), (&json!(700_001 - 262_144), &json!(262_144)));
+    assert_eq!((swarm.read("model.bin"), swarm.read("model-new.bin")), (old, new));
+}
+
+#[test]
 fn each_failure_of_get_has_its_code_and_leaves_nothing_behind() {
     let swarm = Swarm::start();
     swarm.write("p1/files/x", b"one");

@@ -8,15 +8,26 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use actix::Arbiter;
+use enxame_actors::peer::assembler::{Assembler, Begin, Handoff, Outcome, Output, Place, StopAssembling};
 use enxame_actors::peer::events::{JobError, JobEvent, SourceState};
+use enxame_actors::peer::source_connection::{
+    Order, SourceConfig, SourceConnection, SourceFact, SourceReport,
+};
+use enxame_actors::plan::{Ending, FileIndex, Request, SourceId};
+use enxame_actors::wire::HEADER_BYTES;
+use enxame_actors::wire::frame::BLOCKS_PREFIX_BYTES;
 use enxame_actors::wire::tracker::{Candidate, Holder};
 use support::files::{SIZES, SPAN};
 use support::holder::{Says, connections, opened, spans_asked};
-use support::job::{Running, Told, assert_sums_up, fetch, into_folder, part_files, part_path, share};
+use support::job::{self, Running, Told, assert_sums_up, fetch, into_folder, part_files, part_path, share};
+use support::probe::Probe;
 use support::proxy::{End, RefusingAddress, Way};
 use support::swarm::{NEVER, RealPeer, RealTracker};
 use support::tracker::{Script, candidate};
-use support::{Behaviour, Content, FakeHolder, FakeTracker, Fault, FaultProxy, Test, system_test};
+use support::{
+    Behaviour, Content, FakeHolder, FakeTracker, Fault, FaultProxy, Test, system_test, system_test_within,
+};
 
 // ---- what the stories stand on ----
 
@@ -241,6 +252,42 @@ fn who_speaks_another_version_is_dropped_with_both_versions_named() {
     let (behaviour, reason) =
         (Behaviour::OtherVersion, "this is protocol version 2, bad (fake holder) speaks version 3");
     the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+}
+
+#[test]
+fn beside_nine_liars_the_one_honest_holder_delivers_and_is_never_dropped() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 24 * SPAN + 100);
+        // Whatever they are asked, their answer is one.
+        let lies = [
+            (Behaviour::OtherFile, "sent wrong data"),
+            (Behaviour::WrongIndex, "blocks that were not asked for"),
+            (Behaviour::Unasked, "broke the protocol"),
+            (Behaviour::FalseHave(Says::Complete, BTreeSet::new()), "does not have it"),
+        ];
+        let liars: Vec<_> = (0..9)
+            .map(|n| {
+                let (behaviour, why) = lies[n % lies.len()].clone();
+                let peer = format!("liar{n}");
+                (holder(&test, &peer, &content, behaviour), peer, why)
+            })
+            .collect();
+        // It is slow, so that each of them is asked.
+        let good = holder(&test, "good", &content, Behaviour::Trickle(4 << 20));
+        let listed = liars.iter().map(|(liar, ..)| liar.listed()).chain([good.listed()]).collect();
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
+        let to = test.folder();
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
+        assert!(content.stands_at(&to.join("x")));
+        assert_sums_up(told.done());
+        assert_eq!(share(told.done(), "good"), content.size());
+        assert_eq!((told.connected("good"), told.dropped("good").len()), (1, 0));
+        for (liar, peer, why) in &liars {
+            let reasons = told.dropped(peer);
+            assert!(matches!(reasons[..], [reason] if reason.contains(why)), "{peer}: {reasons:?}");
+            assert_eq!(connections(&liar.asked()), 1, "{peer}");
+        }
+    });
 }
 
 #[test]
@@ -661,6 +708,58 @@ fn who_was_told_of_by_a_liar_is_not_held_to_what_the_liar_says_of_the_size() {
 
 // ---- a network that fails ----
 
+#[test]
+fn an_answer_that_is_cut_at_any_byte_is_no_file() {
+    system_test_within(Duration::from_secs(240), |test| async move {
+        let content = Content::random(&mut test.rng(), 64 << 10);
+        let holder = holder(&test, "p1", &content, Behaviour::CloseLaterEachTime);
+        let to = test.folder();
+        let (advanced, _) = Probe::start();
+        let assembler = Assembler::start(advanced.downgrade());
+        let (folder, name) = (job::folder(&to), "x".parse().unwrap());
+        let place = Place { folder, name, overwrite: false, is_noted: false, namesake: None };
+        let file = FileIndex(0);
+        let begin = Begin { file, proof: content.proof(), output: Output::Place(place) };
+        assembler.send(begin).await.unwrap().unwrap();
+        let (facts, mut heard) = Probe::<SourceReport>::start();
+        let mut cut = 0;
+        loop {
+            let config = SourceConfig {
+                source: SourceId(cut),
+                us: "getter".parse().unwrap(),
+                peer: "p1".parse().unwrap(),
+                address: holder.address(),
+                handoff: Handoff::to(assembler.clone().recipient()),
+                facts: facts.clone(),
+            };
+            let source = SourceConnection::start_on(&Arbiter::current(), config);
+            let mut settled = Vec::new();
+            let ending = loop {
+                match test.wait_for("the end of the source", heard.recv()).await.unwrap().fact {
+                    SourceFact::Connected => {
+                        let request = Request { file, spans: 0..1, is_fresh: false };
+                        source.do_send(Order::Get { request, id: content.id, geometry: content.geometry });
+                    }
+                    SourceFact::Settled(outcomes) => settled.extend(outcomes),
+                    SourceFact::Ended(ending) => break ending,
+                    fact => panic!("cut at {cut}: {fact:?}"),
+                }
+            };
+            assert!(matches!(ending, Ending::Cut(_)), "cut at {cut}: {ending}");
+            if let [(_, _, outcome)] = &settled[..] {
+                assert!(matches!(outcome, Outcome::Finished(_)), "cut at {cut}: {outcome:?}");
+                break;
+            }
+            assert!(settled.is_empty() && !to.join("x").exists(), "cut at {cut}");
+            cut += 1;
+        }
+        assert!(content.stands_at(&to.join("x")));
+        assert!(cut > content.size() && cut < content.size() + 200, "{cut} bytes are all of it");
+        println!("cut at each of {cut} bytes");
+        assembler.send(StopAssembling).await.unwrap();
+    });
+}
+
 /// Fetches through proxies with these scripts, all at the same time, each from a holder of its own.
 async fn fetch_through(test: &Test, content: &Content, scripts: Vec<Vec<Fault>>) -> Vec<(FaultProxy, Told)> {
     let mut started = Vec::new();
@@ -710,34 +809,51 @@ fn a_connection_that_is_reset_anywhere_is_made_again_and_the_job_finishes() {
     a_connection_cut_anywhere_is_made_again(End::Reset);
 }
 
+/// What a holder sends of a content of three whole spans that is not data: where, in bytes from the
+/// connection's first one.
+async fn places_of_control(test: &Test, content: &Content) -> Vec<u64> {
+    const BLOCKS_HEADER_BYTES: u64 = (HEADER_BYTES + BLOCKS_PREFIX_BYTES) as u64;
+    let ended = fetch_through(test, content, vec![vec![Fault::none()]]).await;
+    let frame = BLOCKS_HEADER_BYTES + SPAN as u64;
+    let first = ended[0].0.traffic().to_client - 3 * frame;
+    let headers = (0..3).flat_map(|span| first + span * frame..first + span * frame + BLOCKS_HEADER_BYTES);
+    (0..first).chain(headers).collect()
+}
+
 #[test]
 fn a_bit_flipped_on_the_way_is_found_wherever_it_is() {
-    system_test(|test| async move {
-        let content = Content::random(&mut test.rng(), 3 * SPAN + 777);
+    system_test_within(Duration::from_secs(240), |test| async move {
+        let content = Content::random(&mut test.rng(), 3 * SPAN);
         let good = holder(&test, "good", &content, Behaviour::Honest);
         let proxy = later(&test, &good);
-        // In the greeting, in OPENED, in the manifest, in the data of two spans.
-        let flips = [2, 5, 20, 55, 80, 120, 180, 250, 900, 3000, SPAN as u64 + 5000];
-        let mut started = Vec::new();
-        for flip in flips {
-            let flipped = holder(&test, "flipped", &content, Behaviour::Honest);
-            let script = vec![Fault::to_client(Way::flips(flip, 3)), Fault::none()];
-            let network = FaultProxy::start(&test, flipped.address(), script);
-            let listed = vec![flipped.listed_at(network.address()), good.listed_at(proxy.address())];
-            let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
-            let to = test.folder();
-            let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
-            started.push((running, to, flipped, network, tracker));
+        // Every byte of the greeting, of OPENED, the manifest, the headers of the spans; some of data.
+        let control = places_of_control(&test, &content).await;
+        let data =
+            [0, 4000, SPAN as u64, 2 * SPAN as u64 + 77].map(|at| control[control.len() - 39] + 13 + at);
+        let flips: Vec<u64> = control.into_iter().chain(data).collect();
+        for flips in flips.chunks(40) {
+            let mut started = Vec::new();
+            for flip in flips {
+                let flipped = holder(&test, "flipped", &content, Behaviour::Honest);
+                let script = vec![Fault::to_client(Way::flips(*flip, (flip % 8) as u8)), Fault::none()];
+                let network = FaultProxy::start(&test, flipped.address(), script);
+                let listed = vec![flipped.listed_at(network.address()), good.listed_at(proxy.address())];
+                let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
+                let to = test.folder();
+                let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
+                started.push((running, to, flipped, network, tracker));
+            }
+            for ((running, to, _flipped, network, _tracker), flip) in started.into_iter().zip(flips) {
+                let told = running.finish().await;
+                assert!(content.stands_at(&to.join("x")), "byte {flip}: {told:#?}");
+                assert_sums_up(told.done());
+                assert_eq!(told.dropped("good"), Vec::<&str>::new(), "byte {flip}");
+                // Who sent wrong data is not asked again, whoever flipped the bit.
+                let lied = told.dropped("flipped").iter().any(|reason| reason.contains("wrong data"));
+                assert!(!lied || network.traffic().connections == 1, "byte {flip}: {told:#?}");
+            }
         }
-        for (running, to, _flipped, network, _tracker) in started {
-            let told = running.finish().await;
-            assert!(content.stands_at(&to.join("x")), "{told:#?}");
-            assert_sums_up(told.done());
-            assert_eq!(told.dropped("good"), Vec::<&str>::new());
-            // Who sent wrong data is not asked again, whoever flipped the bit.
-            let lied = told.dropped("flipped").iter().any(|reason| reason.contains("wrong data"));
-            assert!(!lied || network.traffic().connections == 1, "{told:#?}");
-        }
+        println!("{} bytes flipped, each in a download of its own", flips.len());
     });
 }
 

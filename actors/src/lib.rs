@@ -9,6 +9,8 @@
 
 pub mod base;
 pub mod content;
+#[cfg(test)]
+mod deaths;
 pub mod net;
 pub mod peer;
 pub mod plan;

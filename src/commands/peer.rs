@@ -47,7 +47,10 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
         }
         let is_idle = args.get.is_empty() && peer.unfinished().is_empty();
         let job = (!is_idle).then(|| fetch(ui, args, &peer));
-        signals.next().await;
+        let broken = tokio::select! {
+            () = signals.next() => None,
+            what = peer.broken() => Some(what),
+        };
         signals
             .or_at_once(async {
                 if let Some(job) = job {
@@ -57,7 +60,7 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
                 peer.stop().await;
             })
             .await;
-        Ok(Exit::Done)
+        broken.map_or(Ok(Exit::Done), |what| Err(Failure::defect(what)))
     })
 }
 

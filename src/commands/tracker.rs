@@ -20,9 +20,12 @@ pub(crate) fn run(ui: &Ui, args: &TrackerArgs) -> Result<Exit, Failure> {
         let tracker =
             tracker::start(config, events).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         ui.ready("tracker", None, tracker.address);
-        signals.next().await;
+        let broken = tokio::select! {
+            () = signals.next() => None,
+            what = tracker.broken() => Some(what),
+        };
         signals.or_at_once(tracker.stop()).await;
-        Ok(Exit::Done)
+        broken.map_or(Ok(Exit::Done), |what| Err(Failure::defect(what)))
     })
 }
 

@@ -1,11 +1,16 @@
 //! Contents for tests: random bytes that follow from a seed, of the sizes at which code goes wrong.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use enxame_actors::base::limits::MIN_SPAN_BLOCKS;
 use enxame_actors::base::{BLOCK_LEN_BYTES, FileId, Geometry};
+use enxame_actors::content::folder::Folder;
+use enxame_actors::content::part::PartFile;
+use enxame_actors::content::tree::{Proof, SpanHash};
 
+use super::job::part_files;
 use super::tree;
 
 /// Length of a span of the files here.
@@ -85,6 +90,23 @@ impl Content {
         std::fs::create_dir_all(path.parent().expect("it is below the folder")).expect("a test's folder");
         std::fs::write(&path, &self.data).expect("a test's file");
         path
+    }
+
+    /// What proves it.
+    pub fn proof(&self) -> Proof {
+        let values = self.values.iter().map(|value| SpanHash::from_bytes(*value)).collect();
+        Proof::new(self.id, self.geometry, values).expect("the values are right")
+    }
+
+    /// How many right bytes the part file of a download to `folder/x` holds; 0 if there is none.
+    /// Nobody may be writing it.
+    pub fn right_on_disk(&self, folder: &Path) -> u64 {
+        if !folder.exists() || part_files(folder).is_empty() {
+            return 0;
+        }
+        let folder = Folder::open(folder).expect("a test's folder");
+        let part = PartFile::open(&folder, &"x".parse().expect("a name"), &self.proof()).expect("a part");
+        part.recover(&AtomicBool::new(false)).expect("it can be read").len_bytes(&self.geometry)
     }
 
     /// Whether the file at `path` has exactly these bytes.

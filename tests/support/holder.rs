@@ -39,6 +39,8 @@ pub enum Behaviour {
     Freeze(u64),
     /// Closes when it has sent so many bytes, HELLO included.
     CloseAt(u64),
+    /// Closes its first connection before its first byte, the next one behind it, and so on.
+    CloseLaterEachTime,
     /// Sends the span with this number with one bit flipped, each time.
     FlipBit(u32),
     /// Sends the bytes of another file.
@@ -214,6 +216,7 @@ impl Served {
         let mut out = Out { stream: to, left: None, bytes_s: None, frozen: false, spans: 0 };
         match self.behaviour {
             Behaviour::CloseAt(bytes) => out.left = Some(bytes),
+            Behaviour::CloseLaterEachTime => out.left = Some(self.connection - 1),
             Behaviour::Trickle(bytes_s) => out.bytes_s = Some(bytes_s),
             Behaviour::Late(ms) => sleep(Duration::from_millis(ms)).await,
             _ => {}

@@ -15,15 +15,25 @@ const MUST_MOUNT: &str = "ENXAME_TESTS_MUST_MOUNT";
 /// Runs `body`, the whole of the calling test, where it may mount: in a process of its own, which is
 /// this test again. Where the system forbids that, it says so on the terminal, captured or not.
 pub fn with_mounts(body: impl FnOnce()) {
+    let must = std::env::var_os(MUST_MOUNT).is_some();
+    alone_where(can_mount, "no file system can be mounted here", must, body);
+}
+
+/// [`with_mounts`], where it can have a [`QuotaDisk`] too.
+pub fn with_quotas(body: impl FnOnce()) {
+    alone_where(can_limit, "no file system with quotas can be mounted here (btrfs-progs)", false, body);
+}
+
+fn alone_where(can: fn(&&[&str]) -> bool, why_not: &str, must: bool, body: impl FnOnce()) {
     if std::env::var_os(ALONE).is_some() {
         return body();
     }
     leave_panics_to_libtest();
     let name = std::thread::current().name().expect("libtest names the thread of a test").to_string();
-    let Some(unshare) = ways_to_unshare().into_iter().find(can_mount) else {
-        assert!(std::env::var_os(MUST_MOUNT).is_none(), "{name} needs to mount, and may not");
+    let Some(unshare) = ways_to_unshare().into_iter().find(can) else {
+        assert!(!must, "{name}: {why_not}");
         // Not by a macro: libtest would keep what it prints to itself.
-        let _ = writeln!(std::io::stderr(), "\nskipped: {name}: no file system can be mounted here");
+        let _ = writeln!(std::io::stderr(), "\nskipped: {name}: {why_not}");
         return;
     };
     let binary = std::env::current_exe().expect("a test is a program");
@@ -41,10 +51,53 @@ fn ways_to_unshare() -> [&'static [&'static str]; 2] {
 }
 
 fn can_mount(unshare: &&[&str]) -> bool {
+    can_run(unshare, "mount -t tmpfs -o size=64k tmpfs .")
+}
+
+fn can_limit(unshare: &&[&str]) -> bool {
+    can_run(unshare, &format!("{MAKE_QUOTA_DISK} && umount at"))
+}
+
+fn can_run(unshare: &&[&str], script: &str) -> bool {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut command = Command::new("unshare");
-    command.args(*unshare).args(["--", "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(folder.path());
+    command.args(*unshare).args(["--", "sh", "-c", script]).current_dir(folder.path());
     command.output().is_ok_and(|output| output.status.success())
+}
+
+/// Makes a disk with quotas in a file of the current folder, and mounts it below. Of the file systems
+/// that have them, this one asks the least of the kernel. Its smallest size is 109 MiB.
+const MAKE_QUOTA_DISK: &str = "truncate -s 128M image && mkfs.btrfs -q -M image && mkdir -p at && \
+    mount -o loop image at && btrfs -q quota enable at && btrfs -q subvolume create at/to";
+
+/// A folder of which only so much may be used, though its disk has more.
+pub struct QuotaDisk {
+    mounted: PathBuf,
+    /// The folder.
+    pub to: PathBuf,
+}
+
+impl QuotaDisk {
+    /// Makes and mounts it below this folder.
+    pub fn mount(below: &Path, bytes: u64) -> QuotaDisk {
+        run(Command::new("sh").args(["-c", MAKE_QUOTA_DISK]).current_dir(below));
+        let mounted = below.join("at");
+        let disk = QuotaDisk { to: mounted.join("to"), mounted };
+        disk.limit(bytes);
+        disk
+    }
+
+    /// Lets so much be used.
+    pub fn limit(&self, bytes: u64) {
+        let mut command = Command::new("btrfs");
+        run(command.args(["-q", "qgroup", "limit", &bytes.to_string()]).arg(&self.to));
+    }
+}
+
+impl Drop for QuotaDisk {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg("--lazy").arg(&self.mounted));
+    }
 }
 
 /// A file system in memory, of a fixed size.

@@ -78,6 +78,11 @@ impl Way {
         Way { end: Some((bytes, end)), ..Way::default() }
     }
 
+    /// At most so many bytes per second.
+    pub fn rate(bytes_s: u64) -> Way {
+        Way { rate_bytes_s: Some(bytes_s), ..Way::default() }
+    }
+
     /// One bit arrives wrong.
     pub fn flips(byte: u64, bit: u8) -> Way {
         Way { flip: Some((byte, bit)), ..Way::default() }
@@ -373,6 +378,7 @@ async fn pump(
 }
 
 /// An address at which connects are refused for as long as this lives: bound, but nobody listens.
+/// Who is told to listen there can, and come back there after an end, and nobody else gets the port.
 pub struct RefusingAddress {
     address: SocketAddr,
     _socket: tokio::net::TcpSocket,
@@ -382,6 +388,7 @@ impl RefusingAddress {
     /// A free port of 127.0.0.1.
     pub fn new() -> RefusingAddress {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("a socket option");
         socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
         RefusingAddress { address: socket.local_addr().expect("it is bound"), _socket: socket }
     }

@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 
 use super::files::Content;
 use super::harness::{PortWatch, Test};
-use super::proxy::listen;
+use super::holder::{Behaviour, FakeHolder};
+use super::proxy::{Fault, FaultProxy, Way, listen};
 
 /// What a [`FakeTracker`] answers; a test may change it at any time.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +41,16 @@ pub fn candidate(content: &Content, names: &[&str], holders: Vec<Holder>) -> Can
         holder_count: holders.len() as u32,
         holders,
     }
+}
+
+/// A holder of this content behind a way of so many bytes per second, and a tracker that knows it there
+/// as `dir/x`.
+pub fn slow(test: &Test, content: &Content, bytes_s: u64) -> (FakeHolder, FaultProxy, FakeTracker) {
+    let holder = FakeHolder::start(test, "far", std::slice::from_ref(content), Behaviour::Honest);
+    let proxy = FaultProxy::start(test, holder.address(), vec![Fault::to_client(Way::rate(bytes_s))]);
+    let candidates = vec![candidate(content, &["dir/x"], vec![holder.listed_at(proxy.address())])];
+    let tracker = FakeTracker::start(test, Script { candidates, ..Script::default() });
+    (holder, proxy, tracker)
 }
 
 /// A running tracker; dropping it closes its connections.

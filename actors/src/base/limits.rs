@@ -92,6 +92,9 @@ pub const REPLACE_EVERY: Duration = Duration::from_secs(1);
 pub const REPLACE_EVERY_MAX: Duration = Duration::from_secs(30);
 /// A source that made room is dialled again after this time at the earliest.
 pub const MADE_ROOM_FOR: Duration = Duration::from_secs(60);
+/// How long a holder that cannot say yet whether it has a file (it has just started, or has no
+/// descriptors left) has a getter wait: longer than a getter waits, for its "no" is taken for good.
+pub const OPEN_PATIENCE: Duration = Duration::from_secs(20);
 /// No holder that can be reached has any of what is missing for this long: the download fails. Others
 /// that download it may lack the same parts, so that it stands still with all of them connected.
 pub const STANDSTILL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -109,7 +112,7 @@ pub const TRACKER_START_TIMEOUT: Duration = Duration::from_secs(10);
 pub const SHUTDOWN_STEP_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a side that closes a connection goes on reading, so that its last words are not lost.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-/// Wait after a failed accept (no descriptors left), so that the loop does not spin.
+/// Wait after an accept, or the opening of a file, that failed for want of descriptors, so that no loop spins.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// Changes of the folder that come closer together than this are taken as one.
 pub const WATCH_QUIET: Duration = Duration::from_millis(100);
@@ -117,6 +120,8 @@ pub const WATCH_QUIET: Duration = Duration::from_millis(100);
 pub const REMEMBER_AFTER: Duration = Duration::from_secs(2);
 /// How often a job looks at its sources and reports progress.
 pub const JOB_TICK: Duration = Duration::from_millis(250);
+/// How often a role looks whether its actors live: none ends unasked unless there is a defect.
+pub const HEALTH_CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How long a BUSY holder asks the getter to wait.
 pub const BUSY_RETRY: Duration = Duration::from_secs(2);
 
@@ -158,8 +163,9 @@ pub const MAX_PEERS_IN_FLIGHT: usize = 32;
 pub const MAX_REQUEST_SPANS: usize = 64;
 /// Data requested and not yet written, for a whole job.
 pub const JOB_IN_FLIGHT_BYTES: u64 = 32 << 20;
-/// Files a holder keeps open per upload connection.
-pub const MAX_OPEN_FILES_PER_UPLOAD: usize = 16;
+/// Files a holder keeps open per upload connection: as many large ones as a job fetches at the same
+/// time. A small one is asked for once.
+pub const MAX_OPEN_FILES_PER_UPLOAD: usize = 8;
 /// Threads that move data: more than this many cores are not filled by sockets, but by hashing.
 pub const MAX_DATA_THREADS: usize = 4;
 /// Blocking threads (hash, disk) of one data thread.
@@ -175,5 +181,6 @@ const _: () = assert!(
         && MIN_SPAN_BLOCKS * super::BLOCK_LEN_BYTES <= BATCH_BYTES as u64,
     "a job's sources must not hold more than its memory bound"
 );
+const _: () = assert!(OPEN_PATIENCE.as_secs() > SOURCE_DEAD_TIMEOUT.as_secs(), "see there");
 // A list frame that is full takes one more entry and stays below the limit.
 const _: () = assert!(LIST_FRAME_BYTES + MAX_NAME_BYTES + 256 < MAX_CONTROL_BYTES);

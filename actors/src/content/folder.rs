@@ -90,6 +90,13 @@ impl Stamp {
     }
 }
 
+/// Whether an error says nothing of the file or folder that was to be opened: the process or the system
+/// has no descriptors or no memory left at the moment.
+pub fn is_passing(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR].contains(&errno))
+}
+
 /// Now, in nanoseconds since 1970, as stamps count.
 pub fn now_ns() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -287,8 +287,9 @@ impl PartFile {
     /// read does no harm. All cores read, each holds one span.
     ///
     /// # Errors
-    /// Writing failed. What cannot be read is left to be fetched.
-    pub fn adopt(&self, older: &File) -> io::Result<()> {
+    /// Writing failed, or `stop` was set: [`io::ErrorKind::Interrupted`]. What cannot be read is left to
+    /// be fetched.
+    pub fn adopt(&self, older: &File, stop: &AtomicBool) -> io::Result<()> {
         let geometry = self.data.proof.geometry();
         let Ok(older_len) = older.metadata().map(|metadata| metadata.len()) else { return Ok(()) };
         let is_there =
@@ -299,6 +300,9 @@ impl PartFile {
         let worker = || {
             let mut data = Vec::new();
             while let Some(span) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
                 data.resize(geometry.len_bytes(*span), 0);
                 if older.read_exact_at(&mut data, geometry.offset(*span)).is_err() {
                     break;
@@ -697,6 +701,7 @@ fn umask() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::tree::SpanHash;
     use crate::content::tree::tests::{SPAN, data, proof_of};
     use proptest::prelude::*;
     use std::fs;
@@ -794,6 +799,39 @@ mod tests {
         assert!(part.store(second, span_of(&bytes, &part, second)).unwrap());
         assert!(matches!(part.finish(true), Err(PartError::Incomplete(_))));
         assert!(!place.path("file").exists());
+    }
+
+    #[test]
+    fn no_byte_of_three_spans_and_none_of_their_manifest_is_accepted_flipped() {
+        let place = Place::new();
+        let bytes = data(2 * SPAN + 4097);
+        let part = place.part("file", &bytes);
+        let geometry = *part.proof().geometry();
+        for span in geometry.all_spans() {
+            let right = span_of(&bytes, &part, span);
+            let flip = |flipped: &mut Vec<u8>, at: usize| {
+                flipped[at] ^= 1 << (at % 8);
+                assert!(!part.store(span, flipped).unwrap(), "span {span}, byte {at}");
+                flipped[at] = right[at];
+            };
+            (0..right.len()).into_par_iter().for_each_init(|| right.to_vec(), flip);
+        }
+        assert!(part.share().had().is_empty());
+        assert!(fs::read(part.path()).unwrap().iter().all(|byte| *byte == 0), "nothing of it was written");
+
+        let manifest: Vec<u8> = part.proof().manifest().iter().flat_map(|value| *value.as_bytes()).collect();
+        assert_eq!(manifest.len(), 3 * 32);
+        let is_accepted = |manifest: &[u8]| {
+            Proof::new(part.proof().id(), geometry, SpanHash::parse_all(manifest).unwrap()).is_ok()
+        };
+        for (at, bit) in (0..manifest.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut flipped = manifest.clone();
+            flipped[at] ^= 1 << bit;
+            assert!(!is_accepted(&flipped), "byte {at}, bit {bit}");
+        }
+        assert!(is_accepted(&manifest));
+        store_all(&part, &bytes);
+        part.finish(false).unwrap();
     }
 
     proptest! {
@@ -999,7 +1037,7 @@ mod tests {
             fs::write(place.path("older"), &older).unwrap();
             let before = place.folder.open_file(&"older".parse().unwrap()).unwrap();
             let part = place.part("file", &new);
-            part.adopt(&before.0).unwrap();
+            part.adopt(&before.0, &AtomicBool::new(false)).unwrap();
             let had = part.share().had();
             assert_eq!(had.count(), same, "{} bytes", older.len());
             let mut read = Vec::new();
@@ -1010,6 +1048,18 @@ mod tests {
             assert_eq!(Stamp::of(&before.0).unwrap(), before.1, "the older file is only read");
             part.discard().unwrap();
         }
+    }
+
+    #[test]
+    fn a_job_that_has_ended_takes_nothing_over() {
+        let place = Place::new();
+        let bytes = data(3 * SPAN);
+        fs::write(place.path("older"), &bytes).unwrap();
+        let older = File::open(place.path("older")).unwrap();
+        let part = place.part("file", &bytes);
+        let error = part.adopt(&older, &AtomicBool::new(true)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        assert_eq!(part.share().had().count(), 0);
     }
 
     #[test]
@@ -1026,7 +1076,7 @@ mod tests {
                 }
                 older.set_len(SPAN as u64).unwrap();
             });
-            part.adopt(&older).unwrap();
+            part.adopt(&older, &AtomicBool::new(false)).unwrap();
             writer.join().unwrap();
         });
         let had = part.share().had();

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
-use super::folder::{Folder, Stamp};
+use super::folder::{Folder, Stamp, is_passing};
 use super::part::NOTE_SUFFIX;
 use crate::base::limits::MAX_FILES_PER_PEER;
 use crate::base::{FileName, NameError};
@@ -57,7 +57,8 @@ impl fmt::Display for SkipReason {
 /// shows when it is hashed. What comes and goes meanwhile may or may not be in the answer.
 ///
 /// # Errors
-/// The folder itself cannot be read. A folder below it is listed as skipped instead.
+/// The folder itself cannot be read, or there are no descriptors left for those below it (see
+/// [`is_passing`]). A folder below it that cannot be read is listed as skipped instead.
 pub fn walk(folder: &Folder) -> io::Result<Scan> {
     let mut scan = Scan::default();
     scan.read_folder(folder.dir(), "")?;
@@ -91,10 +92,12 @@ impl Scan {
                     continue;
                 }
             };
-            if let Err(error) = self.read_entry(dir, leaf, entry.file_type(), &name)
-                && error != Errno::NOENT
-            {
-                self.skip(prefix, leaf, SkipReason::Unreadable(io::Error::from(error).to_string()));
+            match self.read_entry(dir, leaf, entry.file_type(), &name).map_err(io::Error::from) {
+                Err(error) if is_passing(&error) => return Err(error),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    self.skip(prefix, leaf, SkipReason::Unreadable(error.to_string()));
+                }
+                Ok(()) | Err(_) => {}
             }
         }
         Ok(())
@@ -129,6 +132,9 @@ impl Scan {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let below = openat(dir, leaf, flags, Mode::empty())?;
                 if let Err(error) = self.read_folder(below.as_fd(), &format!("{name}/")) {
+                    if let Some(errno) = Errno::from_io_error(&error).filter(|_| is_passing(&error)) {
+                        return Err(errno);
+                    }
                     self.skipped.push((name.to_string(), SkipReason::Unreadable(error.to_string())));
                 }
             }

@@ -11,20 +11,27 @@ use crate::base::limits::ACCEPT_BACKOFF;
 
 /// Accepts until `stop` is cancelled, and calls `take` with each connection.
 ///
-/// An error of accept (no descriptors left, a connection that was reset while it waited) is logged
-/// and followed by a pause of [`ACCEPT_BACKOFF`], so that the loop neither ends nor spins.
+/// An error of accept (no descriptors left, a connection that was reset while it waited) is followed
+/// by a pause of [`ACCEPT_BACKOFF`], so that the loop neither ends nor spins, and logged, once for those
+/// that come one after the other.
 pub async fn accept_until<F, Fut>(listener: TcpListener, stop: CancellationToken, mut take: F)
 where
     F: FnMut(TcpStream, SocketAddr) -> Fut,
     Fut: Future<Output = ()>,
 {
+    let mut is_failing = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => match accepted {
-                Ok((stream, from)) => take(stream, from).await,
+                Ok((stream, from)) => {
+                    is_failing = false;
+                    take(stream, from).await;
+                }
                 Err(error) => {
-                    log::warn!("a connection could not be accepted: {error}");
+                    if !std::mem::replace(&mut is_failing, true) {
+                        log::warn!("a connection could not be accepted: {error}; it is tried again");
+                    }
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = sleep(ACCEPT_BACKOFF) => {}

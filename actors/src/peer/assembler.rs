@@ -39,12 +39,29 @@ pub struct Place {
     pub overwrite: bool,
     /// Whether a later run of this process goes on by itself with what this one cannot finish.
     pub is_noted: bool,
+    /// The file beside it that has the name under which the content is shared, if that is another
+    /// name: it may be an older version. It is only read.
+    pub namesake: Option<FileName>,
 }
 
 impl Place {
     /// The whole path.
     pub fn path(&self) -> PathBuf {
         self.folder.path_of(&self.name)
+    }
+
+    /// The same place, for a content that is shared under this name.
+    #[must_use]
+    pub fn shared_as(mut self, shared: &FileName) -> Place {
+        let beside = self.name.as_str().strip_suffix(self.name.last()).unwrap_or_default();
+        let namesake = format!("{beside}{}", shared.last()).parse().ok();
+        self.namesake = namesake.filter(|namesake| *namesake != self.name);
+        self
+    }
+
+    /// The older versions that may stand around here.
+    fn older(&self) -> impl Iterator<Item = &FileName> {
+        self.overwrite.then_some(&self.name).into_iter().chain(&self.namesake)
     }
 
     fn trouble(&self, error: io::Error) -> JobError {
@@ -287,18 +304,20 @@ impl Handler<Begin> for Assembler {
     }
 }
 
-/// Opens a part file and finds out what of the content is on disk already: in the part, and in the
-/// older file that is to be replaced.
+/// Opens a part file and finds out what of the content is on disk already: in the part, in the older
+/// file that is to be replaced, and in the one that has its name.
 fn begin_part(place: &Place, proof: &Proof, stop: &AtomicBool) -> Result<PartFile, JobError> {
     let open = if place.is_noted { PartFile::open_noted } else { PartFile::open };
     let part = open(&place.folder, &place.name, proof)?;
     let trouble = |error| disk_trouble(part.path().to_owned(), error);
-    let had = part.recover(stop).map_err(trouble)?;
-    if place.overwrite
-        && !had.is_full()
-        && let Ok((older, _)) = place.folder.open_file(&place.name)
-    {
-        part.adopt(&older).map_err(trouble)?;
+    part.recover(stop).map_err(trouble)?;
+    for name in place.older() {
+        if part.share().had().is_full() {
+            break;
+        }
+        if let Ok((older, _)) = place.folder.open_file(name) {
+            part.adopt(&older, stop).map_err(trouble)?;
+        }
     }
     Ok(part)
 }

@@ -94,10 +94,10 @@ pub struct DownloaderConfig {
 }
 
 /// A connection, from its dialling on.
-struct Source {
+pub(crate) struct Source {
     peer: PeerId,
     address: SocketAddr,
-    connection: Addr<SourceConnection>,
+    pub(crate) connection: Addr<SourceConnection>,
     is_connected: bool,
     /// Files for which it was asked who else has them, and has not answered.
     asked_peers: BTreeSet<FileIndex>,
@@ -120,7 +120,7 @@ pub struct Downloader {
     events: Recipient<JobEvent>,
     threads: Turns,
     rng: fastrand::Rng,
-    assembler: Option<Addr<Assembler>>,
+    pub(crate) assembler: Option<Addr<Assembler>>,
     facts: Option<Recipient<SourceReport>>,
     started: Instant,
     plan: JobPlan,
@@ -137,7 +137,7 @@ pub struct Downloader {
     large: BTreeSet<FileIndex>,
     /// Files that are not over.
     open_files: usize,
-    sources: BTreeMap<SourceId, Source>,
+    pub(crate) sources: BTreeMap<SourceId, Source>,
     /// Wants that no tracker has answered yet.
     unresolved: usize,
     /// Copies of finished files that are being made.
@@ -232,11 +232,10 @@ impl Downloader {
     {
         let Some(assembler) = &self.assembler else { return };
         let answer = assembler.send(message).into_actor(self);
-        // An assembler that has gone was stopped by us, at the end.
-        ctx.spawn(answer.map(move |answer, job, ctx| {
-            if let Ok(answer) = answer {
-                then(job, answer, ctx);
-            }
+        ctx.spawn(answer.map(move |answer, job, ctx| match answer {
+            Ok(answer) => then(job, answer, ctx),
+            // An assembler that has gone was stopped by us, at the end.
+            Err(_) => assert!(job.assembler.is_none(), "the assembler of a running job has ended"),
         }));
     }
 
@@ -297,7 +296,7 @@ impl Downloader {
         let name = name_of(&what, first);
         let target = match to {
             Destination::Stream(stream) => Target::Stream(Some(stream)),
-            Destination::File { folder, name } => Target::Place(self.place(folder, name)),
+            Destination::File { folder, name: to } => Target::Place(self.place(folder, to).shared_as(&name)),
             Destination::Share(folder) => Target::Place(self.place(folder, name.clone())),
             Destination::Folder(folder) => {
                 // The last part of a name that was accepted is a name itself.
@@ -353,7 +352,7 @@ impl Downloader {
     }
 
     fn place(&self, folder: Arc<Folder>, name: FileName) -> Place {
-        Place { folder, name, overwrite: self.overwrite, is_noted: self.is_patient }
+        Place { folder, name, overwrite: self.overwrite, is_noted: self.is_patient, namesake: None }
     }
 
     /// The same content was asked for before: it is fetched once, and copied.
@@ -1200,6 +1199,21 @@ fn name_of(what: &What, candidate: &Candidate) -> FileName {
 fn stream_horizon(proof: &Proof, next: u32) -> u32 {
     let ahead = (STREAM_AHEAD_BYTES / proof.geometry().span_len_bytes()).max(1);
     next.saturating_add(ahead as u32)
+}
+
+impl Drop for Downloader {
+    /// However it ends, its sources end too, and what was wanted has an outcome that is told.
+    fn drop(&mut self) {
+        for source in self.sources.values() {
+            source.connection.do_send(Order::End(Ending::NotNeeded));
+        }
+        let wanted = self.wants.iter().flatten().map(|(what, _)| what);
+        let begun = self.files.iter().filter(|file| file.stage != Stage::Over).map(|file| &file.what);
+        let copied = self.files.iter().flat_map(|file| file.also.iter().map(|(what, ..)| what));
+        for what in wanted.chain(begun).chain(copied) {
+            self.events.do_send(JobEvent::Failed { what: what.to_string(), error: JobError::Interrupted });
+        }
+    }
 }
 
 impl Actor for Downloader {

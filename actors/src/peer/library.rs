@@ -29,14 +29,15 @@ use actix::{
 };
 use actix_rt::ArbiterHandle;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::jobs::{Batch, CacheSource, Found, Look, Looked, Opened, Outcome};
 use self::watch::Watch;
-use crate::base::limits::WATCH_QUIET;
+use crate::base::limits::{OPEN_PATIENCE, WATCH_QUIET};
 use crate::base::{FileId, FileName};
 use crate::content::cache::{Cache, Cached};
-use crate::content::folder::{Folder, Stamp, now_ns};
+use crate::content::folder::{Folder, Stamp, is_passing, now_ns};
 use crate::content::index::{Entry, Index};
 use crate::content::part::Unfinished;
 use crate::content::tree::{Proof, is_hashed_in_parallel};
@@ -107,7 +108,8 @@ pub struct TakeUnfinished;
 #[rtype(result = "()")]
 pub struct Rescan;
 
-/// Open a file to serve it.
+/// Open a file to serve it. Until the folder was looked at and hashed for the first time, the answer
+/// waits for what may yet be found, but no longer than a getter waits.
 #[derive(Message)]
 #[rtype(result = "Result<Arc<SharedFile>, OpenError>")]
 pub struct OpenFile {
@@ -124,8 +126,8 @@ pub struct Suspect {
 }
 
 /// A finished download of this process stands in the folder: enter it without hashing it again,
-/// every span was verified on its way. The answer is whether the file still has that stamp; if not,
-/// it is looked at like any other.
+/// every span was verified on its way. The answer is false if the file does not have that stamp any more:
+/// then it is looked at like any other.
 #[derive(Message)]
 #[rtype(result = "bool")]
 pub struct AddFile {
@@ -231,6 +233,8 @@ pub struct Library {
     waiting_next: Vec<oneshot::Sender<()>>,
     /// Whether the last look failed: said once.
     lost: bool,
+    /// Whether the last look could not be made, for want of descriptors: said once.
+    held_up: bool,
     skipped: HashSet<String>,
     /// What the first look found, until it is taken.
     unfinished: Vec<Unfinished>,
@@ -254,6 +258,8 @@ pub struct Library {
     ready: Option<Result<FirstScan, FolderError>>,
     first_look_is_done: bool,
     waiting_ready: Vec<oneshot::Sender<Result<FirstScan, FolderError>>>,
+    /// Who wants to open what the first look may find: dropped when it has, or when it is over.
+    waiting_open: Vec<(FileId, oneshot::Sender<()>)>,
 
     /// Blocking work under way.
     jobs: usize,
@@ -280,6 +286,7 @@ impl Library {
             waiting: Vec::new(),
             waiting_next: Vec::new(),
             lost: false,
+            held_up: false,
             skipped: HashSet::new(),
             unfinished: Vec::new(),
             pending: Default::default(),
@@ -293,6 +300,7 @@ impl Library {
             ready: None,
             first_look_is_done: false,
             waiting_ready: Vec::new(),
+            waiting_open: Vec::new(),
             jobs: 0,
             stop: Arc::default(),
             stopping: CancellationToken::new(),
@@ -447,7 +455,15 @@ impl Library {
                 if std::mem::take(&mut self.lost) {
                     log::info!("the folder {} is there again", self.config.files().display());
                 }
+                self.held_up = false;
                 self.apply(found);
+            }
+            Err(error) if is_passing(&error) => {
+                if !std::mem::replace(&mut self.held_up, true) {
+                    log::warn!("{} cannot be looked at now: {error}", self.config.files().display());
+                }
+                self.changed.notify_one();
+                return answer_all(&mut self.waiting, &());
             }
             Err(error) => self.lose(&error),
         }
@@ -534,6 +550,7 @@ impl Library {
 
     fn set_ready(&mut self, ready: Result<FirstScan, FolderError>) {
         answer_all(&mut self.waiting_ready, &ready);
+        self.waiting_open.clear();
         self.ready = Some(ready);
     }
 }
@@ -549,6 +566,7 @@ impl Library {
 
     fn enter(&mut self, name: FileName, entry: Entry, told: &mut ListChanged) {
         let new = listing(&name, &entry);
+        self.waiting_open.retain(|(id, _)| *id != new.id);
         match self.index.insert(name.clone(), entry).map(|before| listing(&name, &before)) {
             Some(before) if before == new => {}
             before => {
@@ -639,6 +657,10 @@ impl Library {
                 Ok(None) => {
                     log::debug!("{name} changed while it was hashed");
                     self.withdraw(&name, &mut told);
+                    self.changed.notify_one();
+                }
+                Err(error) if is_passing(&error) => {
+                    log::debug!("{name} is hashed later: {error}");
                     self.changed.notify_one();
                 }
                 Err(error) => {
@@ -757,6 +779,21 @@ impl Handler<OpenFile> for Library {
     type Result = ResponseActFuture<Self, Result<Arc<SharedFile>, OpenError>>;
 
     fn handle(&mut self, OpenFile { id }: OpenFile, _: &mut Context<Self>) -> Self::Result {
+        if self.ready.is_some() || self.index.names_of(&id).next().is_some() {
+            return self.open(id);
+        }
+        // A getter comes back to a peer that was started again, and is not sent away before it is
+        // known what there is.
+        let (sender, found) = oneshot::channel();
+        self.waiting_open.push((id, sender));
+        let found = timeout(OPEN_PATIENCE, found).into_actor(self);
+        Box::pin(found.then(move |_, library, _| library.open(id)))
+    }
+}
+
+impl Library {
+    /// Opens a file as it was hashed. Names under which something else stands are withdrawn.
+    fn open(&mut self, id: FileId) -> ResponseActFuture<Self, Result<Arc<SharedFile>, OpenError>> {
         let names = self.index.names_of(&id);
         let wanted: Vec<(FileName, Entry)> =
             names.filter_map(|name| Some((name.clone(), self.index.get(name)?.clone()))).collect();
@@ -796,7 +833,12 @@ impl Handler<AddFile> for Library {
         let (files, looked_up) = (self.config.files(), name.clone());
         let work = move || Folder::open(&files).and_then(|folder| folder.open_file(&looked_up));
         self.ask(work, move |library, found| {
-            if found.is_ok_and(|(_, found)| found == stamp) && proof.geometry().size() == stamp.size {
+            let is_same = match found {
+                Ok((_, found)) => found == stamp,
+                // It is compared whenever it is opened.
+                Err(error) => is_passing(&error),
+            };
+            if is_same && proof.geometry().size() == stamp.size {
                 // A look may have found it before us: it need not be hashed.
                 for pending in &mut library.pending {
                     pending.remove(&name);
@@ -839,6 +881,7 @@ impl Handler<Stop> for Library {
     fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) -> ResponseFuture<()> {
         let (sender, receiver) = oneshot::channel();
         self.waiting_stop.push(sender);
+        self.waiting_open.clear();
         self.stop.store(true, Ordering::Relaxed);
         self.stopping.cancel();
         self.go_on(ctx);

@@ -8,8 +8,11 @@ use std::sync::Arc;
 use actix::prelude::*;
 use actix_rt::Arbiter;
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 
-use crate::base::limits::{RESERVED_PREFIX, SHUTDOWN_STEP_TIMEOUT, TRACKER_START_TIMEOUT};
+use crate::base::limits::{
+    HEALTH_CHECK_EVERY, RESERVED_PREFIX, SHUTDOWN_STEP_TIMEOUT, TRACKER_START_TIMEOUT,
+};
 use crate::base::{PeerId, What};
 use crate::content::folder::Folder;
 use crate::content::part::Unfinished;
@@ -25,7 +28,7 @@ use crate::peer::shelf::{CloseShelf, Shelf};
 use crate::peer::threads::{DataThreads, Turns};
 use crate::peer::tracker_link::TrackerNews;
 use crate::peer::trackers::{
-    AwaitTracker, LeaveAll, Remembers, TrackerFailure, Trackers, TrackersConfig, WhoHas,
+    AwaitTracker, HasAllLinks, LeaveAll, Remembers, TrackerFailure, Trackers, TrackersConfig, WhoHas,
 };
 
 /// What a peer is started with.
@@ -84,10 +87,10 @@ pub struct Peer {
     first_scan: FirstScan,
     unfinished: Vec<Unfinished>,
     files: Arc<Folder>,
-    library: Addr<Library>,
-    trackers: Addr<Trackers>,
-    shelf: Addr<Shelf>,
-    server: Addr<BlockServer>,
+    pub(crate) library: Addr<Library>,
+    pub(crate) trackers: Addr<Trackers>,
+    pub(crate) shelf: Addr<Shelf>,
+    pub(crate) server: Addr<BlockServer>,
     threads: DataThreads,
 }
 
@@ -242,6 +245,24 @@ impl Peer {
         }))
     }
 
+    /// Waits until one of the peer's actors has ended although nobody stopped it, and says which. That is
+    /// a defect, and nothing mends itself: the peer is to be ended.
+    pub async fn broken(&self) -> &'static str {
+        loop {
+            for (name, lives) in [
+                ("the library", self.library.connected()),
+                ("the shelf", self.shelf.connected()),
+                ("the block server", self.server.connected()),
+                ("who speaks with the trackers", self.trackers.send(HasAllLinks).await.unwrap_or(false)),
+            ] {
+                if !lives {
+                    return name;
+                }
+            }
+            sleep(HEALTH_CHECK_EVERY).await;
+        }
+    }
+
     /// Ends the peer in order: no more uploads, DISCONNECT, index flushed, threads joined. Jobs are
     /// cancelled by who started them, before.
     pub async fn stop(self) {
@@ -288,7 +309,7 @@ async fn step<T, E>(what: &str, ended: impl Future<Output = Result<T, E>>) {
 
 /// A download job that runs.
 #[derive(Clone)]
-pub struct Job(Addr<Downloader>);
+pub struct Job(pub(crate) Addr<Downloader>);
 
 impl Job {
     /// Waits until every wanted file is done or has failed, which was told as events.
@@ -318,9 +339,9 @@ pub struct FetchConfig {
 /// A job of its own, without a shared folder. While it runs, it serves what it has already.
 pub struct Fetch {
     job: Job,
-    trackers: Addr<Trackers>,
-    shelf: Addr<Shelf>,
-    server: Addr<BlockServer>,
+    pub(crate) trackers: Addr<Trackers>,
+    pub(crate) shelf: Addr<Shelf>,
+    pub(crate) server: Addr<BlockServer>,
     threads: DataThreads,
 }
 

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use actix::prelude::*;
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
+use crate::base::limits::{ACCEPT_BACKOFF, OPEN_PATIENCE};
 use crate::base::{FileId, FileName, SpanIndex, SpanSet};
 use crate::content::part::PartData;
 use crate::content::tree::Proof;
-use crate::peer::library::{ListChanged, OpenFile, SharedFile, Suspect};
+use crate::peer::library::{ListChanged, OpenError, OpenFile, SharedFile, Suspect};
 use crate::wire::tracker::Listing;
 
 /// What is open to be served.
@@ -121,15 +123,28 @@ impl Handler<Open> for Shelf {
     fn handle(&mut self, Open { id }: Open, _: &mut Self::Context) -> Self::Result {
         let part = self.parts.get(&id).filter(|(_, part)| part.is_unchanged());
         let ours = part.map(|(_, part)| Served::Part(Arc::clone(part)));
-        let library = self.library.as_ref().map(|(open, _)| open.send(OpenFile { id }));
+        let library = self.library.as_ref().map(|(open, _)| open.clone());
         Box::pin(async move {
             // The library first: what it has is whole.
             let whole = match library {
-                Some(opened) => opened.await.ok().and_then(Result::ok).map(Served::Whole),
+                Some(library) => open_whole(&library, id).await.map(Served::Whole),
                 None => None,
             };
             whole.or(ours)
         })
+    }
+}
+
+/// Opens a file of the library. While the system refuses (no descriptors left), it is tried again as
+/// long as a getter waits: a "no" would be taken for good.
+async fn open_whole(library: &Recipient<OpenFile>, id: FileId) -> Option<Arc<SharedFile>> {
+    let deadline = Instant::now() + OPEN_PATIENCE;
+    loop {
+        match library.send(OpenFile { id }).await {
+            Ok(Ok(file)) => return Some(file),
+            Ok(Err(OpenError::Io(_))) if Instant::now() < deadline => sleep(ACCEPT_BACKOFF).await,
+            Ok(Err(_)) | Err(_) => return None,
+        }
     }
 }
 

@@ -48,6 +48,7 @@ pub struct SourceConnection {
     stop: CancellationToken,
     /// Why the job wants its end, until the task has ended.
     ending: Option<Ending>,
+    has_ended: bool,
 }
 
 impl SourceConnection {
@@ -59,7 +60,7 @@ impl SourceConnection {
             let (source, facts) = (config.source, config.facts.clone());
             let task = SourceTask::new(config, taken, ctx.address().recipient(), stop.clone());
             actix_rt::spawn(task.run());
-            SourceConnection { source, facts, orders, stop, ending: None }
+            SourceConnection { source, facts, orders, stop, ending: None, has_ended: false }
         })
     }
 
@@ -72,9 +73,16 @@ impl SourceConnection {
 
 impl Actor for SourceConnection {
     type Context = Context<Self>;
+}
 
-    fn stopped(&mut self, _: &mut Self::Context) {
+impl Drop for SourceConnection {
+    /// However it ends, the job hears of it.
+    fn drop(&mut self) {
         self.stop.cancel();
+        if !self.has_ended {
+            let fact = SourceFact::Ended(Ending::Cut("its actor has ended".into()));
+            self.facts.do_send(SourceReport { source: self.source, fact });
+        }
     }
 }
 
@@ -198,6 +206,7 @@ impl Handler<TaskFact> for SourceConnection {
         let fact = match fact {
             // The last word of the task.
             SourceFact::Ended(ending) => {
+                self.has_ended = true;
                 ctx.stop();
                 SourceFact::Ended(self.ending.take().unwrap_or(ending))
             }

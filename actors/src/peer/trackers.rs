@@ -59,7 +59,7 @@ pub enum TrackerFailure {
 
 /// The actor.
 pub struct Trackers {
-    links: Vec<Link>,
+    pub(crate) links: Vec<Link>,
     rescan: Option<Recipient<Rescan>>,
     remembered: Remembered,
     folder: Option<PathBuf>,
@@ -71,9 +71,9 @@ pub struct Trackers {
 }
 
 /// One tracker.
-struct Link {
+pub(crate) struct Link {
     tracker: TrackerAddress,
-    address: Addr<TrackerLink>,
+    pub(crate) address: Addr<TrackerLink>,
 }
 
 impl Trackers {
@@ -236,6 +236,13 @@ impl Actor for Trackers {
     type Context = Context<Self>;
 }
 
+impl Drop for Trackers {
+    /// However it ends, its links end too: nobody stays registered whom nobody speaks for.
+    fn drop(&mut self) {
+        self.links.iter().for_each(|link| link.address.do_send(Leave));
+    }
+}
+
 /// Ask all trackers; answered when they did, or cannot.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "Result<Vec<Candidate>, TrackerFailure>")]
@@ -362,6 +369,19 @@ impl Handler<Remembers> for Trackers {
 
     fn handle(&mut self, Remembers(wants): Remembers, _: &mut Self::Context) -> bool {
         wants.iter().any(|what| !self.remembered.find(what).is_empty())
+    }
+}
+
+/// Does every link live?
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct HasAllLinks;
+
+impl Handler<HasAllLinks> for Trackers {
+    type Result = bool;
+
+    fn handle(&mut self, _: HasAllLinks, _: &mut Self::Context) -> bool {
+        self.links.iter().all(|link| link.address.connected())
     }
 }
 

@@ -14,6 +14,8 @@
 //!
 //! All of these actors live on the arbiter that starts the tracker.
 
+#[cfg(test)]
+mod deaths;
 mod events;
 mod registry;
 mod scheduler;
@@ -28,14 +30,14 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::base::limits::{
-    LISTEN_BACKLOG, MAX_REFUSING_CONNECTIONS, MAX_TRACKER_CONNECTIONS, MIN_REFRESH_INTERVAL,
-    SHUTDOWN_STEP_TIMEOUT,
+    HEALTH_CHECK_EVERY, LISTEN_BACKLOG, MAX_REFUSING_CONNECTIONS, MAX_TRACKER_CONNECTIONS,
+    MIN_REFRESH_INTERVAL, SHUTDOWN_STEP_TIMEOUT,
 };
 use crate::net::listener::accept_until;
 use crate::plan::catalogue::{Catalogue, CatalogueLimits, ConnectionId};
@@ -100,6 +102,18 @@ pub struct TrackerHandle {
 }
 
 impl TrackerHandle {
+    /// Waits until one of the tracker's actors has ended although nobody stopped it, and says which. That
+    /// is a defect, and nothing mends itself: the tracker is to be ended.
+    pub async fn broken(&self) -> &'static str {
+        loop {
+            match self.tracker.send(FindBroken).await {
+                Ok(None) => sleep(HEALTH_CHECK_EVERY).await,
+                Ok(Some(name)) => return name,
+                Err(_) => return "who accepts connections",
+            }
+        }
+    }
+
     /// Ends the tracker in order: no new connections, the present ones closed and their peers
     /// reported as gone, then the actors. Each step takes at most [`SHUTDOWN_STEP_TIMEOUT`].
     pub async fn stop(self) {
@@ -210,6 +224,13 @@ impl Actor for Tracker {
     type Context = Context<Tracker>;
 }
 
+impl Drop for Tracker {
+    /// However it ends, nothing is accepted for it any more.
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
 /// A connection came.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -222,6 +243,11 @@ struct Accepted {
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Shutdown;
+
+/// Which of the actors has ended unasked?
+#[derive(Message)]
+#[rtype(result = "Option<&'static str>")]
+struct FindBroken;
 
 /// End: sent by the one that started an actor.
 #[derive(Message)]
@@ -262,6 +288,15 @@ impl Handler<Accepted> for Tracker {
             &self.stop,
             &self.connections,
         );
+    }
+}
+
+impl Handler<FindBroken> for Tracker {
+    type Result = ResponseFuture<Option<&'static str>>;
+
+    fn handle(&mut self, _: FindBroken, _: &mut Context<Tracker>) -> Self::Result {
+        let answer = self.registry.send(FindBroken);
+        Box::pin(async move { answer.await.unwrap_or(Some("the registry of peers")) })
     }
 }
 

@@ -11,7 +11,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::events::{LeaveReason, TrackerEvent};
 use super::scheduler::{Due, Note, RefreshScheduler, now};
 use super::session::Order;
-use super::{Stop, session};
+use super::{FindBroken, Stop, session};
 use crate::base::PeerId;
 use crate::base::limits::LIST_FRAME_BYTES;
 use crate::net::reached::seen_by;
@@ -26,8 +26,8 @@ use crate::wire::tracker::{FromTracker, Listing, ToTracker};
 pub(super) struct PeerRegistry {
     catalogue: Catalogue,
     /// The sessions that speak for a peer.
-    sessions: HashMap<ConnectionId, Recipient<Order>>,
-    scheduler: Addr<RefreshScheduler>,
+    pub(super) sessions: HashMap<ConnectionId, Recipient<Order>>,
+    pub(super) scheduler: Addr<RefreshScheduler>,
     lease: Duration,
     refresh_interval: Duration,
     events: Recipient<TrackerEvent>,
@@ -305,6 +305,14 @@ impl Handler<Due> for PeerRegistry {
                 }
             }
         }
+    }
+}
+
+impl Handler<FindBroken> for PeerRegistry {
+    type Result = Option<&'static str>;
+
+    fn handle(&mut self, _: FindBroken, _: &mut Context<PeerRegistry>) -> Self::Result {
+        (!self.scheduler.connected()).then_some("the clock of confirmation")
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct TrackerSession {
     registry: Addr<PeerRegistry>,
     pushes: mpsc::Sender<FromTracker>,
     stop: CancellationToken,
+    /// Whether the registry was told that the connection is gone.
+    has_ended: bool,
     _alive: TaskTrackerToken,
 }
 
@@ -53,6 +55,9 @@ pub(super) enum Order {
     Push(FromTracker),
     /// Close the connection: it speaks for nobody any more.
     Close,
+    /// Panic.
+    #[cfg(test)]
+    Die,
 }
 
 /// The socket's task has ended.
@@ -79,10 +84,17 @@ impl TrackerSession {
             registry: registry.clone(),
             pushes,
             stop: stop.clone(),
+            has_ended: false,
             _alive: tasks.token(),
         }
         .start();
         tasks.spawn_local(socket::run(stream, slot, session, to_push, stop, refresh_interval));
+    }
+
+    fn end(&mut self, why: String, faulty: bool) {
+        self.has_ended = true;
+        let Connection { id: connection, from, .. } = self.connection;
+        self.registry.do_send(ConnectionEnded { connection, from, why, faulty });
     }
 
     /// The first message: it has to be HELLO in our version.
@@ -111,6 +123,16 @@ impl TrackerSession {
 
 impl Actor for TrackerSession {
     type Context = Context<TrackerSession>;
+}
+
+impl Drop for TrackerSession {
+    /// However it ends, it speaks for nobody any more.
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.stop.cancel();
+            self.end("the tracker closed the connection".into(), false);
+        }
+    }
 }
 
 impl Handler<Frames> for TrackerSession {
@@ -146,6 +168,8 @@ impl Handler<Order> for TrackerSession {
                 }
             }
             Order::Close => self.stop.cancel(),
+            #[cfg(test)]
+            Order::Die => panic!("a session dies"),
         }
     }
 }
@@ -156,8 +180,7 @@ impl Handler<SocketEnded> for TrackerSession {
     fn handle(&mut self, SocketEnded(end): SocketEnded, ctx: &mut Context<TrackerSession>) {
         let faulty = matches!(end, Err(LinkError::Frame(_)));
         let why = end.map_or_else(|error| error.to_string(), |()| "the tracker closed the connection".into());
-        let Connection { id: connection, from, .. } = self.connection;
-        self.registry.do_send(ConnectionEnded { connection, from, why, faulty });
+        self.end(why, faulty);
         ctx.stop();
     }
 }

@@ -14,7 +14,7 @@ use super::watch::Watch;
 use super::{OpenError, SharedFile};
 use crate::base::FileName;
 use crate::content::cache::Cache;
-use crate::content::folder::{Folder, Stamp, now_ns};
+use crate::content::folder::{Folder, Stamp, is_passing, now_ns};
 use crate::content::index::{Changes, Entry, Snapshot};
 use crate::content::part::{Unfinished, unfinished};
 use crate::content::scan::walk;
@@ -127,11 +127,16 @@ fn hash_with(files: &Path, batch: Batch, hash: impl FnOnce(&Folder, Batch) -> Ve
     match Folder::open(files) {
         Ok(folder) => hash(&folder, batch),
         // The folder is gone, and the files with it; the next look says so.
-        Err(_) => batch
+        Err(error) => batch
             .into_iter()
-            .map(|(name, stamp)| Outcome { name, stamp, result: Err(io::ErrorKind::NotFound.into()) })
+            .map(|(name, stamp)| Outcome { name, stamp, result: Err(again(&error)) })
             .collect(),
     }
+}
+
+/// The same error.
+fn again(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
 fn hash_one(folder: &Folder, name: FileName, stamp: Stamp, stop: &AtomicBool) -> Outcome {
@@ -165,7 +170,8 @@ pub(super) fn open_first(files: &Path, wanted: Vec<(FileName, Entry)>) -> Opened
     let mut stale = Batch::new();
     let folder = match Folder::open(files) {
         Ok(folder) => folder,
-        Err(error) => return Opened { file: Err(error.into()), stale },
+        Err(error) if is_passing(&error) => return Opened { file: Err(error.into()), stale },
+        Err(_) => return Opened { file: Err(OpenError::Missing), stale },
     };
     let mut refused = None;
     for (name, Entry { stamp, proof, .. }) in wanted {
@@ -179,10 +185,4 @@ pub(super) fn open_first(files: &Path, wanted: Vec<(FileName, Entry)>) -> Opened
         }
     }
     Opened { file: Err(refused.map_or(OpenError::Missing, OpenError::Io)), stale }
-}
-
-fn is_passing(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let errno = Errno::from_io_error(error);
-    errno.is_some_and(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR].contains(&errno))
 }

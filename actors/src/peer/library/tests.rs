@@ -410,6 +410,43 @@ fn a_missing_folder_is_made_and_one_that_cannot_be_is_an_error() {
     });
 }
 
+/// A file that takes a while to hash and whose turn comes first.
+fn put_a_large_one_in_front(root: &Root) {
+    root.write("a", "");
+    File::options().write(true).open(root.path("a")).unwrap().set_len(1 << 30).unwrap();
+}
+
+#[test]
+fn what_is_asked_for_before_the_first_look_is_over_is_opened_when_it_was_found() {
+    run(|| async {
+        let root = Root::new();
+        put_a_large_one_in_front(&root);
+        let [large, small, none] = [70 * SPAN, 10, 11].map(data);
+        root.write("z", &large);
+        root.write("small", &small);
+        let mut shared = root.share().await;
+        let (opened, other, nothing) =
+            tokio::join!(shared.open(&large), shared.open(&small), shared.open(&none));
+        assert_eq!([opened.unwrap(), other.unwrap()].map(|file| file.name.clone()), ["z", "small"].map(name));
+        assert!(matches!(nothing, Err(OpenError::Missing)));
+        assert_eq!(shared.ready().await.files, 3, "what is not there is said when all is known");
+        shared.stop().await;
+    });
+}
+
+#[test]
+fn who_waits_for_a_file_of_a_library_that_stops_is_told_that_it_is_missing() {
+    run(|| async {
+        let root = Root::new();
+        put_a_large_one_in_front(&root);
+        let shared = root.share().await;
+        let waiting = actix_rt::spawn(shared.library.send(OpenFile { id: id_of(b"none") }));
+        shared.library.send(GetListings).await.unwrap();
+        shared.stop().await;
+        assert!(matches!(waiting.await.unwrap(), Ok(Err(OpenError::Missing))));
+    });
+}
+
 #[test]
 fn stopping_ends_the_hashing_and_answers_everybody() {
     run(|| async {
