@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use enxame_actors::base::limits::MIN_REFRESH_INTERVAL;
-use enxame_actors::base::{PeerId, What};
+use enxame_actors::base::{PeerId, What, WhatError};
 use enxame_actors::net::TrackerAddress;
 
 const EXAMPLES: &str = "\
@@ -17,6 +17,7 @@ Examples:
   enxame peer alice --tracker 10.0.0.1                share ./alice/files, on any machine
   enxame get model.bin --tracker 10.0.0.1             fetch a file from all who have it
   enxame get a.bin b.bin --tracker 10.0.0.1 -o out/   fetch several into a folder
+  enxame get models/ --tracker 10.0.0.1               fetch all that is in a folder
   enxame get data.tar --tracker 10.0.0.1 -o - | tar x
   enxame ls --tracker 10.0.0.1                        what there is
 
@@ -32,6 +33,9 @@ WHAT is one of
   an id            64 hex digits       the BLAKE3 hash of the content, what `enxame hash` prints
   a prefix of one  1a2b3c4d            at least 8 digits, and only one id may begin so
   name@prefix      may.pdf@1a          where one name stands for several contents";
+
+const FOLDERS: &str = "\
+  folder/          reports/            all files whose names begin so, with --get and with `enxame get`";
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -144,6 +148,7 @@ What --get has begun goes on at the next start, asked for again or not. What the
 tried again until it can be had.
 
 {WHAT}
+{FOLDERS}
 
 Examples:
   enxame peer alice --tracker 10.0.0.1
@@ -163,7 +168,8 @@ pub(crate) struct PeerArgs {
     #[arg(long, env = "ENXAME_LISTEN", hide_env_values = true, value_name = "ADDR", default_value = "0.0.0.0:0",
         value_parser = peer_listen)]
     pub(crate) listen: SocketAddr,
-    /// Fetch this into the folder first, and go on sharing; can be given several times
+    /// Fetch this into the folder first, and go on sharing; a name that ends in '/' is a whole folder.
+    /// Can be given several times
     // A line end cannot stand in a name: it separates the values of the environment twin.
     #[arg(long, env = "ENXAME_GET", hide_env_values = true, value_name = "WHAT", value_delimiter = '\n')]
     pub(crate) get: Vec<What>,
@@ -187,25 +193,35 @@ same command goes on from what has arrived. A file that is there already with th
 success without a transfer; one with another content is never replaced without --overwrite. What an
 older version in its place, or beside it under its own name, has at the same offset is not fetched.
 
+Of a folder (a WHAT that ends in '/', or --all) every file is fetched. `get models/` makes ./models/,
+and `get a/b/` ./b/; with -o PATH, what is in the folder goes into PATH. What cannot be had is
+listed, the other files go on, and the exit code is 0 only if all arrived. A name that stands for
+several contents fails as ambiguous.
+
 {WHAT}
+{FOLDERS}
 
 Examples:
   enxame get model.bin --tracker 10.0.0.1
+  enxame get models/ --tracker 10.0.0.1 -o /srv/models
   enxame get model.bin@1a2b3c4d --tracker 10.0.0.1 -o models/
   enxame get data.tar --tracker 10.0.0.1 -o - | tar x
 
 {EXIT_CODES}")
 )]
 pub(crate) struct GetArgs {
-    /// What to fetch: a name, an id, a prefix of an id, or name@prefix
-    #[arg(required = true)]
+    /// What to fetch: a name, an id, a prefix of an id, name@prefix, or folder/
+    #[arg(required_unless_present = "all")]
     pub(crate) what: Vec<What>,
+    /// Fetch all files there are, under their whole names
+    #[arg(long, env = "ENXAME_ALL", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) tracker: TrackerOption,
-    /// Where to save: a folder, a file name (for one WHAT), or - for stdout
+    /// Where to save: a folder, a file name (for one file), or - for stdout
     ///
     /// An existing folder, or a PATH that ends in '/', takes the files under their own names;
-    /// several files always go into a folder, which is made if it is not there. Anything else is the
+    /// several files, and what is in a folder, always go into a folder, which is made if it is not there. Anything else is the
     /// file's new path. '-' writes one file to stdout, in order, each part once it is verified.
     #[arg(short, long, env = "ENXAME_OUTPUT", hide_env_values = true, value_name = "PATH")]
     pub(crate) output: Option<PathBuf>,
@@ -225,6 +241,7 @@ Example:
 {EXIT_CODES}"))]
 pub(crate) struct WhoHasArgs {
     /// What to look for: a name, an id, a prefix of an id, or name@prefix
+    #[arg(value_parser = one_what)]
     pub(crate) what: What,
     #[command(flatten)]
     pub(crate) tracker: TrackerOption,
@@ -290,6 +307,15 @@ impl TrackerOption {
         let mut seen = HashSet::new();
         addresses.retain(|address| seen.insert(address.clone()));
         addresses
+    }
+}
+
+/// A WHAT that is no folder.
+fn one_what(text: &str) -> Result<What, String> {
+    let what: What = text.parse().map_err(|error: WhatError| error.to_string())?;
+    match what.tree() {
+        Some(tree) => Err(format!("it is a folder; `enxame ls {tree}` lists what is in it")),
+        None => Ok(what),
     }
 }
 

@@ -10,8 +10,10 @@ use crate::failure::Failure;
 /// Where the files of one `get` go.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Destination {
-    /// Into this folder, each under the last part of its name.
+    /// Into this folder, each under the last part of its name; of a wanted folder, what is in it.
     Folder(PathBuf),
+    /// Into the current folder, as nobody has named another: a wanted folder becomes one there.
+    Here,
     /// To this path.
     File(PathBuf),
     /// To standard output.
@@ -19,13 +21,14 @@ pub(crate) enum Destination {
 }
 
 impl Destination {
-    /// What `-o output` means for so many wanted files, with `--json` or without.
+    /// What `-o output` means for so many wanted files, with `--json` or without; a wanted folder is
+    /// several files.
     ///
     /// # Errors
     /// Several files for one path, two uses of standard output; a folder that is missing or is none.
     pub(crate) fn new(output: Option<&Path>, wanted: usize, json: bool) -> Result<Destination, Failure> {
         let Some(path) = output else {
-            return Ok(Destination::Folder(".".into()));
+            return Ok(Destination::Here);
         };
         if path == Path::new("-") {
             return match (wanted, json) {
@@ -60,6 +63,7 @@ impl Destination {
     pub(crate) fn folder(&self) -> Option<&Path> {
         match self {
             Destination::Folder(path) => Some(path),
+            Destination::Here => Some(Path::new(".")),
             Destination::File(path) => Some(parent(path)),
             Destination::Stdout => None,
         }
@@ -121,7 +125,7 @@ mod tests {
         let at = |name: &str| dir.path().join(name);
         fs::write(at("file"), "x").unwrap();
 
-        assert_eq!(Destination::new(None, 3, true).unwrap(), Destination::Folder(".".into()));
+        assert_eq!(Destination::new(None, 3, true).unwrap(), Destination::Here);
         assert_eq!(choose(dir.path(), 1), Ok(Destination::Folder(dir.path().into())));
         assert_eq!(choose(&at("new/"), 1), Ok(Destination::Folder(at("new/"))));
         assert_eq!(choose(&at("new"), 2), Ok(Destination::Folder(at("new"))));

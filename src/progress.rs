@@ -18,15 +18,20 @@ pub(crate) fn bars(draw: bool) -> MultiProgress {
     })
 }
 
-/// What is known of a job's files and sources, added up.
+/// What is known of a job's files and sources, added up as it is told: a job may have very many files.
 #[derive(Default)]
 struct Tally {
     files: BTreeMap<FileId, FileTally>,
+    size: u64,
+    have_bytes: u64,
+    rate_bytes_s: u64,
+    /// What each source has delivered, for all files.
+    delivered: BTreeMap<PeerId, u64>,
     /// Sources with a connection, and those that delivered something before they were dropped.
     sources: BTreeMap<PeerId, bool>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct FileTally {
     size: u64,
     have_bytes: u64,
@@ -37,7 +42,10 @@ struct FileTally {
 impl Tally {
     fn take(&mut self, event: &JobEvent) {
         match event {
-            JobEvent::Found { id, size, .. } => self.files.entry(*id).or_default().size = *size,
+            JobEvent::Found { id, size, .. } => {
+                let known = self.files.get(id).cloned().unwrap_or_default();
+                self.set(*id, FileTally { size: *size, ..known });
+            }
             JobEvent::Source { peer, state, .. } => {
                 self.sources.insert(peer.clone(), *state == SourceState::Connected);
             }
@@ -48,56 +56,56 @@ impl Tally {
                     rate_bytes_s: *rate_bytes_s,
                     shares: sources.clone(),
                 };
-                self.files.insert(*id, file);
+                self.set(*id, file);
             }
             JobEvent::Done(FileDone { id, size, sources, .. }) => {
                 let file =
                     FileTally { size: *size, have_bytes: *size, rate_bytes_s: 0, shares: sources.clone() };
-                self.files.insert(*id, file);
+                self.set(*id, file);
             }
             // Which file failed is not told by its id; what it has does not move any more.
             JobEvent::Failed { .. } => {}
         }
     }
 
-    fn size(&self) -> u64 {
-        self.files.values().map(|file| file.size).sum()
-    }
-
-    fn have_bytes(&self) -> u64 {
-        self.files.values().map(|file| file.have_bytes).sum()
-    }
-
-    fn rate_bytes_s(&self) -> u64 {
-        self.files.values().map(|file| file.rate_bytes_s).sum()
+    /// Takes in what is known of a file now, in place of what was known before.
+    fn set(&mut self, id: FileId, file: FileTally) {
+        let old = self.files.insert(id, file.clone()).unwrap_or_default();
+        self.size = self.size + file.size - old.size;
+        self.have_bytes = self.have_bytes + file.have_bytes - old.have_bytes;
+        self.rate_bytes_s = self.rate_bytes_s + file.rate_bytes_s - old.rate_bytes_s;
+        for share in file.shares {
+            *self.delivered.entry(share.peer).or_default() += share.bytes;
+        }
+        for share in &old.shares {
+            if let Some(delivered) = self.delivered.get_mut(&share.peer) {
+                *delivered = delivered.saturating_sub(share.bytes);
+            }
+        }
     }
 
     /// How long the rest takes at the present rate; `None` while nothing moves.
     fn left(&self) -> Option<Duration> {
-        let rest = self.size().saturating_sub(self.have_bytes());
-        rest.checked_div(self.rate_bytes_s()).map(Duration::from_secs)
+        let rest = self.size.saturating_sub(self.have_bytes);
+        rest.checked_div(self.rate_bytes_s).map(Duration::from_secs)
     }
 
     /// Bytes that a source has delivered, for all files.
     fn delivered(&self, peer: &PeerId) -> u64 {
-        self.all_shares().filter(|share| share.peer == *peer).map(|share| share.bytes).sum()
+        self.delivered.get(peer).copied().unwrap_or(0)
     }
 
     /// That, in percent of what all sources have delivered.
     fn percent(&self, peer: &PeerId) -> u64 {
-        let all: u64 = self.all_shares().map(|share| share.bytes).sum();
+        let all: u64 = self.delivered.values().sum();
         (self.delivered(peer) * 100).checked_div(all).unwrap_or(0)
-    }
-
-    fn all_shares(&self) -> impl Iterator<Item = &SourceShare> {
-        self.files.values().flat_map(|file| &file.shares)
     }
 
     /// The right end of the job's bar.
     fn job_line(&self) -> String {
-        let mut line = format!("{} of {}", human::bytes(self.have_bytes()), human::bytes(self.size()));
+        let mut line = format!("{} of {}", human::bytes(self.have_bytes), human::bytes(self.size));
         if let Some(left) = self.left() {
-            line += &format!("  {}/s  {} left", human::bytes(self.rate_bytes_s()), human::clock(left));
+            line += &format!("  {}/s  {} left", human::bytes(self.rate_bytes_s), human::clock(left));
         }
         line
     }
@@ -146,8 +154,8 @@ impl JobBars {
             }
             _ => {}
         }
-        self.job.set_length(self.tally.size());
-        self.job.set_position(self.tally.have_bytes());
+        self.job.set_length(self.tally.size);
+        self.job.set_position(self.tally.have_bytes);
         self.job.set_message(self.tally.job_line());
         for (peer, bar) in &self.sources {
             bar.set_position(self.tally.percent(peer));

@@ -1,9 +1,11 @@
 //! Tells what happens in a job: bars and sentences for people, records for scripts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::time::Duration;
 
 use actix::{Actor, Context, Handler, Message, MessageResult};
+use enxame_actors::base::{PeerId, What};
 use enxame_actors::peer::events::{FileDone, JobError, JobEvent};
 
 use crate::exit::Exit;
@@ -19,21 +21,32 @@ pub(crate) struct Reporter {
     context: JobContext,
     bars: JobBars,
     exit: Exit,
+    /// What of a folder is done, which is told in the end: not a line for each of thousands of files.
+    tree: Option<TreeTally>,
     /// What was last told of each thing that failed.
     told: BTreeMap<String, String>,
 }
 
 impl Reporter {
     /// A reporter of a job that fetches these things.
-    pub(crate) fn new(ui: Ui, context: JobContext, title: String) -> Reporter {
-        let bars = JobBars::new(ui.bars.clone(), title);
-        Reporter { ui, context, bars, exit: Exit::Done, told: BTreeMap::new() }
+    pub(crate) fn new(ui: Ui, context: JobContext, wanted: &[What]) -> Reporter {
+        let bars = JobBars::new(ui.bars.clone(), title(wanted));
+        let is_tree = wanted.iter().any(|what| what.tree().is_some());
+        let tree = is_tree.then(TreeTally::default);
+        Reporter { ui, context, bars, exit: Exit::Done, tree, told: BTreeMap::new() }
     }
 
     fn take(&mut self, event: &JobEvent) {
         self.bars.take(event);
-        if let Some(record) = Event::of_job(event).filter(|_| self.ui.json) {
+        if self.ui.json
+            && let Some(record) = Event::of_job(event)
+        {
             self.ui.event(&record);
+        }
+        match (event, &mut self.tree) {
+            (JobEvent::Done(done), Some(tree)) => return tree.add(done),
+            (JobEvent::Failed { .. }, Some(tree)) => tree.failed += 1,
+            _ => {}
         }
         match event {
             JobEvent::Done(done) => self.ui.note(format_args!("{}", summary(done))),
@@ -57,6 +70,61 @@ impl Reporter {
             }
             JobEvent::Found { .. } | JobEvent::Source { .. } | JobEvent::Progress(_) => {}
         }
+    }
+}
+
+/// How the bar of a job is titled.
+fn title(wanted: &[What]) -> String {
+    match wanted {
+        [what] if what.tree().is_some() => what.to_string(),
+        [what] => what.as_str().rsplit('/').next().unwrap_or_default().into(),
+        several if several.iter().any(|what| what.tree().is_some()) => "files".into(),
+        several => format!("{} files", several.len()),
+    }
+}
+
+/// What of a job with a folder is done.
+#[derive(Default)]
+struct TreeTally {
+    files: u64,
+    failed: u64,
+    bytes: u64,
+    fetched_bytes: u64,
+    elapsed: Duration,
+    sources: BTreeSet<PeerId>,
+}
+
+impl TreeTally {
+    fn add(&mut self, done: &FileDone) {
+        self.files += 1;
+        self.bytes += done.size;
+        self.fetched_bytes += done.fetched_bytes;
+        self.elapsed = self.elapsed.max(done.elapsed);
+        for share in done.sources.iter().filter(|share| share.bytes > 0) {
+            if !self.sources.contains(&share.peer) {
+                self.sources.insert(share.peer.clone());
+            }
+        }
+    }
+
+    /// What a person wants to know of it.
+    fn summary(&self) -> String {
+        let files = human::count(self.files, "file");
+        let mut text = format!("{files}  {} in {}", human::bytes(self.bytes), human::duration(self.elapsed));
+        let seconds = self.elapsed.as_secs_f64();
+        if self.fetched_bytes > 0 && seconds > 0.0 {
+            text += &format!(" ({}/s)", human::bytes((self.fetched_bytes as f64 / seconds) as u64));
+        }
+        if !self.sources.is_empty() {
+            text += &format!(" from {}", human::count(self.sources.len() as u64, "peer"));
+        }
+        if self.fetched_bytes < self.bytes {
+            text += &format!(", {} of it was here already", human::bytes(self.bytes - self.fetched_bytes));
+        }
+        if self.failed > 0 {
+            text += &format!("; {} failed", self.failed);
+        }
+        text
     }
 }
 
@@ -106,6 +174,9 @@ impl Handler<Outcome> for Reporter {
 
     fn handle(&mut self, _: Outcome, _: &mut Context<Self>) -> Self::Result {
         self.bars.clear();
+        if let Some(tree) = self.tree.take().filter(|tree| tree.files > 0) {
+            self.ui.note(format_args!("{}", tree.summary()));
+        }
         MessageResult(self.exit)
     }
 }
@@ -151,10 +222,34 @@ mod tests {
         assert!(summary(to_stdout).starts_with("dir/model.bin  1.00 kB"), "no path: its name");
     }
 
+    #[test]
+    fn a_folder_has_one_summary_that_tells_what_came_what_was_here_and_what_failed() {
+        let mut tree = TreeTally::default();
+        tree.add(&done(3000, 0, &["p1"]));
+        assert_eq!(tree.summary(), "1 file  3.00 kB in 0.5 s (6.00 kB/s) from 1 peer");
+        tree.add(&done(3000, 0, &["p1", "p2"]));
+        tree.add(&done(0, 1000, &[]));
+        tree.failed = 2;
+        assert_eq!(
+            tree.summary(),
+            "3 files  7.00 kB in 0.5 s (12.0 kB/s) from 2 peers, 1.00 kB of it was here already; 2 failed"
+        );
+    }
+
+    #[test]
+    fn a_bar_is_titled_by_what_was_asked_for() {
+        let titled =
+            |texts: &[&str]| title(&texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>());
+        assert_eq!(titled(&["a/b"]), "b");
+        assert_eq!(titled(&["a/b/"]), "a/b/");
+        assert_eq!(titled(&["a", "b"]), "2 files");
+        assert_eq!(titled(&["a/", "b"]), "files");
+    }
+
     fn reporter(asker: Asker) -> Reporter {
         let ui = Ui { json: false, quiet: true, bars: progress::bars(false) };
         let context = JobContext { trackers: vec!["10.0.0.1".parse().unwrap()], asker };
-        Reporter::new(ui, context, "3 files".into())
+        Reporter::new(ui, context, &[])
     }
 
     fn failed(what: &str, error: JobError) -> JobEvent {

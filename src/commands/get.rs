@@ -9,7 +9,7 @@ use actix::Actor;
 use enxame_actors::base::{FileName, PeerId, What};
 use enxame_actors::peer::{self, Fetch, FetchConfig, Want, open_folder};
 
-use super::{in_system, title};
+use super::in_system;
 use crate::cli::GetArgs;
 use crate::destination::Destination;
 use crate::exit::Exit;
@@ -20,23 +20,27 @@ use crate::ui::Ui;
 
 /// Fetches all that was asked for in one job.
 pub(crate) fn run(ui: &Ui, args: &GetArgs) -> Result<Exit, Failure> {
-    let destination = Destination::new(args.output.as_deref(), args.what.len(), ui.json)?;
+    let mut what = args.what.clone();
+    what.extend(args.all.then(What::everything));
+    // How many files a folder has, nobody knows yet.
+    let files = what.iter().map(|what| if what.tree().is_some() { 2 } else { 1 }).sum();
+    let destination = Destination::new(args.output.as_deref(), files, ui.json)?;
     in_system(async {
         let mut signals = Signals::listen()?;
         // Lives until the job is over: then the folder goes again if nothing came into it.
         let _made = destination.make_folder()?;
         let asker = match destination {
             Destination::Stdout => Asker::GetToStdout,
-            Destination::Folder(_) | Destination::File(_) => Asker::Get,
+            Destination::Folder(_) | Destination::Here | Destination::File(_) => Asker::Get,
         };
         let config = FetchConfig {
             us: own_id(),
             trackers: args.tracker.addresses(),
-            wants: wants(&args.what, &destination)?,
+            wants: wants(&what, &destination)?,
             overwrite: args.overwrite,
         };
         let context = JobContext { trackers: args.tracker.addresses(), asker };
-        let reporter = Reporter::new(ui.clone(), context, title(&args.what)).start();
+        let reporter = Reporter::new(ui.clone(), context, &what).start();
         let fetch = Fetch::start(config, reporter.clone().recipient())?;
 
         let job = fetch.job().clone();
@@ -69,12 +73,22 @@ fn wants(what: &[What], destination: &Destination) -> Result<Vec<Want>, Failure>
                 (Destination::File(path), Some(folder)) => {
                     peer::Destination::File { folder: folder.clone(), name: file_name(path)? }
                 }
+                (Destination::Here, Some(folder)) if what.tree().is_some_and(|tree| !tree.is_empty()) => {
+                    peer::Destination::File { folder: folder.clone(), name: folder_name(what) }
+                }
                 (_, Some(folder)) => peer::Destination::Folder(folder.clone()),
                 (_, None) => peer::Destination::Stream(Box::new(stdout()?)),
             };
             Ok(Want { what: what.clone(), to })
         })
         .collect()
+}
+
+/// The last part of the name of a wanted folder.
+fn folder_name(what: &What) -> FileName {
+    let path = what.as_str().trim_end_matches('/');
+    let last = path.rsplit('/').next().unwrap_or(path);
+    last.parse().expect("a part of an accepted name is a name")
 }
 
 /// The last part of `-o PATH`. It obeys the rules of shared names, so that it can be shared on.

@@ -6,20 +6,10 @@ pub(crate) mod peer;
 pub(crate) mod query;
 pub(crate) mod tracker;
 
-use enxame_actors::base::What;
-
 use crate::exit::Exit;
 use crate::failure::Failure;
 
 /// Runs a command that talks or has actors, in an actor system of its own.
 fn in_system(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
     actix_rt::System::new().block_on(command)
-}
-
-/// How the bar of a job is titled.
-fn title(wanted: &[What]) -> String {
-    match wanted {
-        [what] => what.as_str().rsplit('/').next().unwrap_or_default().into(),
-        several => format!("{} files", several.len()),
-    }
 }

@@ -5,7 +5,7 @@ use enxame_actors::base::What;
 use enxame_actors::peer::tracker_link::TrackerNews;
 use enxame_actors::peer::{Job, Peer, PeerConfig};
 
-use super::{in_system, title};
+use super::in_system;
 use crate::cli::PeerArgs;
 use crate::exit::Exit;
 use crate::failure::{Asker, Failure, JobContext};
@@ -69,9 +69,8 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
 fn fetch(ui: &Ui, args: &PeerArgs, peer: &Peer) -> Job {
     let context = JobContext { trackers: args.tracker.addresses(), asker: Asker::Peer };
     let begun = peer.unfinished().iter().map(|unfinished| What::from(unfinished.id));
-    let reporter =
-        Reporter::new(ui.clone(), context, title(&begun.chain(args.get.clone()).collect::<Vec<_>>()));
-    let reporter = reporter.start();
+    let wanted: Vec<What> = begun.chain(args.get.clone()).collect();
+    let reporter = Reporter::new(ui.clone(), context, &wanted).start();
     let job = peer.go_on(args.get.clone(), args.overwrite, reporter.clone().recipient());
     let over = job.clone();
     actix_rt::spawn(async move {

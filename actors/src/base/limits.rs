@@ -166,6 +166,17 @@ pub const JOB_IN_FLIGHT_BYTES: u64 = 32 << 20;
 /// Files a holder keeps open per upload connection: as many large ones as a job fetches at the same
 /// time. A small one is asked for once.
 pub const MAX_OPEN_FILES_PER_UPLOAD: usize = 8;
+/// Files of a wanted folder that are taken up at the same time: bounds what a job knows of files that
+/// are not over, and keeps the connections busy while the next ones are looked up.
+pub const MAX_TREE_FILES_OPEN: usize = 4096;
+/// Of these, so many are looked up at the trackers with one question each and one wait for all.
+pub const TREE_BATCH_FILES: usize = 256;
+/// Small files that are written and wait for their names together, before they are made durable.
+pub const PUBLISH_AFTER_FILES: usize = 1024;
+/// Small files that a holder reads in one go, as many as were asked for in this number of bytes...
+pub const MAX_SMALL_READ_BYTES: u64 = 256 << 10;
+/// ... and this number of requests: an empty file is a request too.
+pub const MAX_SMALL_READ_FILES: usize = 128;
 /// Threads that move data: more than this many cores are not filled by sockets, but by hashing.
 pub const MAX_DATA_THREADS: usize = 4;
 /// Blocking threads (hash, disk) of one data thread.

@@ -1,4 +1,5 @@
-//! What somebody asks for, as it is typed: a name, an id, a prefix of an id, or `name@prefix`.
+//! What somebody asks for, as it is typed: a name, an id, a prefix of an id, `name@prefix`, or `folder/`
+//! for all that is in it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,15 +29,27 @@ pub enum Question {
 pub struct What {
     text: String,
     questions: Vec<Question>,
+    /// How the names begin that are meant, if many are: empty for all there are.
+    tree: Option<String>,
 }
 
 impl What {
+    /// All there is; it reads as the option by which it is asked for.
+    pub fn everything() -> What {
+        What { text: "--all".into(), questions: Vec::new(), tree: Some(String::new()) }
+    }
+
+    /// If a whole folder is meant, how the names in it begin: its path with a `/`, or nothing.
+    pub fn tree(&self) -> Option<&str> {
+        self.tree.as_deref()
+    }
+
     /// What was typed.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Its meanings, the preferred one first; never empty.
+    /// Its meanings, the preferred one first; none for a folder, of which each file has its own.
     pub fn questions(&self) -> &[Question] {
         &self.questions
     }
@@ -44,7 +57,15 @@ impl What {
 
 impl From<FileId> for What {
     fn from(id: FileId) -> What {
-        What { text: id.to_string(), questions: vec![Question::Prefix(id.into())] }
+        What { text: id.to_string(), questions: vec![Question::Prefix(id.into())], tree: None }
+    }
+}
+
+/// The name as a name, even if it could be read as an id.
+impl From<FileName> for What {
+    fn from(name: FileName) -> What {
+        let text = name.to_string();
+        What { text, questions: vec![Question::Name { name, prefix: None }], tree: None }
     }
 }
 
@@ -52,6 +73,11 @@ impl FromStr for What {
     type Err = WhatError;
 
     fn from_str(text: &str) -> Result<What, WhatError> {
+        if let Some(folder) = text.strip_suffix('/')
+            && folder.parse::<FileName>().is_ok()
+        {
+            return Ok(What { text: text.into(), questions: Vec::new(), tree: Some(text.into()) });
+        }
         let mut questions = Vec::new();
         let bare = text.parse::<IdPrefix>().ok();
         if let Some(id) = bare.filter(|p| p.digits() == FileId::HEX_DIGITS) {
@@ -72,7 +98,7 @@ impl FromStr for What {
         questions.extend(chosen);
         match name {
             Err(why) if questions.is_empty() => Err(WhatError { text: text.into(), why }),
-            _ => Ok(What { text: text.into(), questions }),
+            _ => Ok(What { text: text.into(), questions, tree: None }),
         }
     }
 }
@@ -124,8 +150,18 @@ mod tests {
     }
 
     #[test]
+    fn a_slash_at_the_end_means_all_that_is_in_a_folder() {
+        let tree = |text: &str| text.parse::<What>().unwrap().tree().map(str::to_owned);
+        assert_eq!(tree("a/"), Some("a/".into()));
+        assert_eq!(tree("a b/c/"), Some("a b/c/".into()));
+        assert_eq!(tree("a/c"), None);
+        assert_eq!(What::everything().tree(), Some(""));
+        assert_eq!(meanings("a/"), <[String; 0]>::default());
+    }
+
+    #[test]
     fn what_can_be_nothing_is_refused_with_the_reason() {
-        for text in ["", "../x", "/etc/passwd", "a/"] {
+        for text in ["", "../x", "/etc/passwd", "/", "a//", "../a/"] {
             assert!(
                 text.parse::<What>().unwrap_err().to_string().contains("neither a name nor an id"),
                 "{text:?}"

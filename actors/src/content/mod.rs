@@ -8,6 +8,7 @@ pub mod folder;
 pub mod index;
 pub mod part;
 pub mod scan;
+pub mod small;
 pub mod tree;
 
 pub use cache::{Cache, Cached};

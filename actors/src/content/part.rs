@@ -35,7 +35,7 @@ use crate::base::{FileId, FileName, Geometry, SpanIndex, SpanSet};
 /// How far the time of last change of a finished file is put back, so that its stamp is settled at
 /// once (see [`Stamp::is_settled_at`]) and the index need not hash it again: a change by anybody
 /// else gives another time.
-const FINISHED_AGE: Duration = Duration::from_secs(3);
+pub(super) const FINISHED_AGE: Duration = Duration::from_secs(3);
 
 /// How often a part file that is swapped under our hands is opened anew.
 const OPEN_ATTEMPTS: usize = 8;
@@ -46,7 +46,7 @@ const PART_SUFFIX: &str = ".part";
 pub(super) const NOTE_SUFFIX: &str = ".want";
 
 /// Rights of a finished file, before the umask.
-const FINISHED_MODE: u32 = 0o666;
+pub(super) const FINISHED_MODE: u32 = 0o666;
 
 /// `statfs(2)`: the type of a file system that is in memory.
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
@@ -483,7 +483,7 @@ impl PartFile {
     }
 }
 
-fn part_name(id: FileId) -> String {
+pub(super) fn part_name(id: FileId) -> String {
     format!("{RESERVED_PREFIX}-{id}{PART_SUFFIX}")
 }
 
@@ -492,7 +492,7 @@ fn note_name(id: FileId) -> String {
 }
 
 /// Removes what may be there.
-fn remove(dir: &OwnedFd, name: &str) -> io::Result<()> {
+pub(super) fn remove(dir: &OwnedFd, name: &str) -> io::Result<()> {
     match unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error.into()),
@@ -691,7 +691,7 @@ fn room_on(disk: &StatVfs, needed: u64) -> io::Result<()> {
 
 /// The process's umask. Asking the system for it means setting it, for all threads, so it is read
 /// from where the kernel shows it.
-fn umask() -> u32 {
+pub(super) fn umask() -> u32 {
     const USUAL: u32 = 0o022;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));

@@ -24,11 +24,14 @@ use crate::wire::frame::{BLOCKS_PREFIX_BYTES, FrameHeader, FrameLimits, HEADER_B
 /// Bytes read ahead of what is asked for: a few small files in one call, and of a large span so
 /// little that copying them costs nothing.
 const READ_AHEAD_BYTES: usize = 16 << 10;
+/// The same while small files are due: as many as are handed over at once.
+const READ_AHEAD_SMALL_BYTES: usize = 256 << 10;
 
 /// The reading side: headers and messages through a small buffer, blocks past it.
 pub struct FrameReader<R> {
     stream: R,
     buffer: BytesMut,
+    read_ahead_bytes: usize,
     /// The other side has to move something within this time, once a frame has begun.
     stall: Duration,
 }
@@ -36,7 +39,7 @@ pub struct FrameReader<R> {
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads on from a greeting: `read` is what came behind it.
     pub fn new(stream: R, read: BytesMut, stall: Duration) -> FrameReader<R> {
-        FrameReader { stream, buffer: read, stall }
+        FrameReader { stream, buffer: read, read_ahead_bytes: READ_AHEAD_BYTES, stall }
     }
 
     /// The stream below, for writing.
@@ -53,7 +56,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(header) = self.buffered_header(limits)? {
                 return Ok(header);
             }
-            self.buffer.reserve(READ_AHEAD_BYTES);
+            self.buffer.reserve(self.read_ahead_bytes);
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Err(if self.buffer.is_empty() { LinkError::Closed } else { LinkError::Cut });
             }
@@ -69,6 +72,22 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let header = FrameHeader::parse(*bytes, limits)?;
         self.buffer.advance(HEADER_BYTES);
         Ok(Some(header))
+    }
+
+    /// Whether small files are due: then more is read ahead, for each of them is copied once anyhow.
+    pub fn expect_small(&mut self, is_small: bool) {
+        self.read_ahead_bytes = if is_small { READ_AHEAD_SMALL_BYTES } else { READ_AHEAD_BYTES };
+    }
+
+    /// The next control message if all of it was read already. What is none is left to be met in its turn.
+    pub fn buffered_message<M: DeserializeOwned>(&mut self) -> Option<M> {
+        let bytes = self.buffer.first_chunk::<HEADER_BYTES>()?;
+        let Ok(FrameHeader::Control { len }) = FrameHeader::parse(*bytes, FrameLimits::CONTROL) else {
+            return None;
+        };
+        let message = codec::decode(self.buffer.get(HEADER_BYTES..HEADER_BYTES + len)?).ok()?;
+        self.buffer.advance(HEADER_BYTES + len);
+        Some(message)
     }
 
     /// Reads the message behind a control header.

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::base::{FileId, FileName, Geometry, SpanIndex, SpanSet};
 use crate::content::folder::{Folder, Stamp};
 use crate::content::part::{Existing, PartData, PartError, PartFile, discard_leftover, existing, room_for};
+use crate::content::small::{Small, SmallFiles, Written, publish_all};
 use crate::content::tree::{Proof, hash_file};
 use crate::peer::events::JobError;
 use crate::plan::FileIndex;
@@ -100,7 +101,9 @@ enum Assembly {
     Part(Part),
     /// A file of one span, which is written and finished in one go when it comes; one at a time,
     /// for two sources may deliver it.
-    Whole { place: Place, proof: Proof, is_storing: bool },
+    Whole { place: Place, proof: Proof, is_one_of_many: bool, is_storing: bool },
+    /// One of many such files: written, and to be published with others.
+    Written { written: Written, overwrite: bool },
     /// A stream.
     Ordered(Ordered),
 }
@@ -211,11 +214,50 @@ impl Handler<Prepare> for Assembler {
     }
 }
 
+/// [`Prepare`] for many files; the answers are in the same order.
+#[derive(Message)]
+#[rtype(result = "Vec<Result<Prepared, JobError>>")]
+pub struct PrepareEach(pub Vec<Prepare>);
+
+impl Handler<PrepareEach> for Assembler {
+    type Result = ResponseFuture<Vec<Result<Prepared, JobError>>>;
+
+    fn handle(&mut self, PrepareEach(files): PrepareEach, _: &mut Self::Context) -> Self::Result {
+        let stop = Arc::clone(&self.stop);
+        Box::pin(self.on_disk(move || {
+            // They go to one folder as a rule, which is looked at once.
+            let mut last = None;
+            let prepare = |Prepare { place, id, size }: Prepare| {
+                let seen = last.take().filter(|(folder, _)| Arc::ptr_eq(folder, &place.folder));
+                let seen = seen.unwrap_or_else(|| (Arc::clone(&place.folder), moved(&place)));
+                let (_, moved) = last.insert(seen);
+                prepare_in(moved.clone()?, &place, id, size, &stop)
+            };
+            files.into_iter().map(prepare).collect()
+        }))
+    }
+}
+
 fn prepare(place: &Place, id: FileId, size: u64, stop: &AtomicBool) -> Result<Prepared, JobError> {
+    prepare_in(moved(place)?, place, id, size, stop)
+}
+
+/// The folder that stands at the path of a place's folder now, if it is another one.
+fn moved(place: &Place) -> Result<Option<Arc<Folder>>, JobError> {
     let trouble = |error| place.trouble(error);
     let now = Folder::open(place.folder.path()).map_err(trouble)?;
     let is_another = now.identity().map_err(trouble)? != place.folder.identity().map_err(trouble)?;
-    let moved = is_another.then(|| Arc::new(now));
+    Ok(is_another.then(|| Arc::new(now)))
+}
+
+fn prepare_in(
+    moved: Option<Arc<Folder>>,
+    place: &Place,
+    id: FileId,
+    size: u64,
+    stop: &AtomicBool,
+) -> Result<Prepared, JobError> {
+    let trouble = |error| place.trouble(error);
     let folder = moved.as_ref().unwrap_or(&place.folder);
     match existing(folder, &place.name, id, size, stop).map_err(trouble)? {
         Existing::Same(stamp) => {
@@ -246,6 +288,8 @@ pub struct Begin {
     pub proof: Proof,
     /// Where it goes.
     pub output: Output,
+    /// Whether a file of one span is one of many: it gets its name by [`Publish`], and not when it comes.
+    pub is_one_of_many: bool,
 }
 
 /// A file is being put together.
@@ -259,7 +303,8 @@ pub struct Begun {
 impl Handler<Begin> for Assembler {
     type Result = ResponseActFuture<Self, Result<Begun, JobError>>;
 
-    fn handle(&mut self, Begin { file, proof, output }: Begin, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, begin: Begin, _: &mut Self::Context) -> Self::Result {
+        let Begin { file, proof, output, is_one_of_many } = begin;
         let nothing = Begun { had: SpanSet::empty(proof.geometry()), part: None };
         let place = match output {
             Output::Stream(writer) => {
@@ -275,7 +320,7 @@ impl Handler<Begin> for Assembler {
                 return Box::pin(fut::ready(Ok(nothing)));
             }
             Output::Place(place) if proof.geometry().is_single() => {
-                let whole = Assembly::Whole { place, proof, is_storing: false };
+                let whole = Assembly::Whole { place, proof, is_one_of_many, is_storing: false };
                 self.files.entry(file).or_insert(whole);
                 return Box::pin(fut::ready(Ok(nothing)));
             }
@@ -379,13 +424,23 @@ impl Handoff {
 enum Sink {
     Part(Arc<PartFile>),
     Whole(Place, Proof),
+    OneOfMany(Place, Proof),
     Memory(Proof),
     Nowhere,
 }
 
+/// What the actor keeps of a span that was dealt with.
+enum Kept {
+    Nothing,
+    /// A span of a stream, which waits for its turn.
+    Span(Vec<u8>),
+    /// A file that waits for its name.
+    Written(Written),
+}
+
 impl Sink {
     /// Verifies a span and writes it; for a stream, gives it back to wait for its turn.
-    fn store(&self, span: SpanIndex, data: &[u8]) -> (Outcome, Option<Vec<u8>>) {
+    fn store(&self, span: SpanIndex, data: &[u8], small_files: &mut SmallFiles) -> (Outcome, Kept) {
         let outcome = match self {
             Sink::Part(part) => match part.store(span, data) {
                 Ok(true) => Outcome::Stored,
@@ -397,11 +452,23 @@ impl Sink {
                 Ok(None) => Outcome::Wrong,
                 Err(error) => Outcome::Failed(error),
             },
-            Sink::Memory(proof) if proof.verify(span, data) => return (Outcome::Stored, Some(data.to_vec())),
+            Sink::OneOfMany(place, proof) => {
+                match small_files.write(&place.folder, &place.name, proof, data) {
+                    Ok(Small::Written(written)) => return (Outcome::Stored, Kept::Written(written)),
+                    Ok(Small::Wrong) => Outcome::Wrong,
+                    Ok(Small::Unusual) => {
+                        return Sink::Whole(place.clone(), proof.clone()).store(span, data, small_files);
+                    }
+                    Err(error) => Outcome::Failed(place.trouble(error)),
+                }
+            }
+            Sink::Memory(proof) if proof.verify(span, data) => {
+                return (Outcome::Stored, Kept::Span(data.to_vec()));
+            }
             Sink::Memory(_) => Outcome::Wrong,
             Sink::Nowhere => Outcome::NotWanted,
         };
-        (outcome, None)
+        (outcome, Kept::Nothing)
     }
 }
 
@@ -434,9 +501,10 @@ impl Handler<SpansArrived> for Assembler {
                     part.storing += 1;
                     Sink::Part(Arc::clone(&part.file))
                 }
-                Some(Assembly::Whole { place, proof, is_storing }) if !*is_storing => {
+                Some(Assembly::Whole { place, proof, is_one_of_many, is_storing }) if !*is_storing => {
                     *is_storing = true;
-                    Sink::Whole(place.clone(), proof.clone())
+                    let sink = if *is_one_of_many { Sink::OneOfMany } else { Sink::Whole };
+                    sink(place.clone(), proof.clone())
                 }
                 Some(Assembly::Ordered(ordered)) if ordered.error.is_none() => {
                     Sink::Memory(ordered.proof.clone())
@@ -445,17 +513,25 @@ impl Handler<SpansArrived> for Assembler {
             })
             .collect();
         let stored = self.on_disk(move || {
+            let mut small_files = SmallFiles::default();
             let stored: Vec<_> = parts
                 .into_iter()
                 .zip(sinks)
-                .map(|((file, span, range), sink)| (file, span, sink.store(span, &buffer[range])))
+                .map(|((file, span, range), sink)| {
+                    (file, span, sink.store(span, &buffer[range], &mut small_files))
+                })
                 .collect();
             (stored, buffer)
         });
         Box::pin(stored.into_actor(self).map(|(stored, buffer), assembler, ctx| {
-            let outcomes = stored.into_iter().map(|(file, span, (outcome, data))| {
-                if let Some(data) = data {
-                    assembler.queue(file, span, data, ctx);
+            let outcomes = stored.into_iter().map(|(file, span, (outcome, kept))| {
+                match kept {
+                    Kept::Nothing => {}
+                    Kept::Span(data) => assembler.queue(file, span, data, ctx),
+                    Kept::Written(written) => {
+                        assembler.wait_for_name(file, written);
+                        return (file, span, outcome);
+                    }
                 }
                 match assembler.files.get_mut(&file) {
                     Some(Assembly::Part(part)) if !matches!(outcome, Outcome::NotWanted) => {
@@ -503,8 +579,48 @@ impl Handler<Finish> for Assembler {
                 self.settle(file);
                 Box::pin(async move { finished.await.unwrap_or(Err(JobError::Interrupted)).map(|()| None) })
             }
-            Some(Assembly::Whole { .. }) | None => Box::pin(async { Err(JobError::Interrupted) }),
+            Some(Assembly::Whole { .. } | Assembly::Written { .. }) | None => {
+                Box::pin(async { Err(JobError::Interrupted) })
+            }
         }
+    }
+}
+
+/// Give the final names to files of one span that are written: all are made durable in one go. The
+/// answers are in the order of the files.
+#[derive(Message)]
+#[rtype(result = "Vec<Result<Stamp, JobError>>")]
+pub struct Publish {
+    /// The files.
+    pub files: Vec<FileIndex>,
+}
+
+impl Handler<Publish> for Assembler {
+    type Result = ResponseFuture<Vec<Result<Stamp, JobError>>>;
+
+    fn handle(&mut self, Publish { files }: Publish, _: &mut Self::Context) -> Self::Result {
+        let mut overwrites = false;
+        let taken: Vec<Option<Written>> = files
+            .iter()
+            .map(|file| match self.files.remove(file) {
+                Some(Assembly::Written { written, overwrite }) => {
+                    overwrites |= overwrite;
+                    Some(written)
+                }
+                // It was given up meanwhile.
+                Some(_) | None => None,
+            })
+            .collect();
+        Box::pin(self.on_disk(move || {
+            let there: Vec<bool> = taken.iter().map(Option::is_some).collect();
+            // All files of a job replace what stands there, or none does.
+            let mut published = publish_all(taken.into_iter().flatten().collect(), overwrites).into_iter();
+            let answer = |is_there: bool| match is_there.then(|| published.next()).flatten() {
+                Some(published) => Ok(published?),
+                None => Err(JobError::Interrupted),
+            };
+            there.into_iter().map(answer).collect()
+        }))
     }
 }
 
@@ -583,6 +699,15 @@ impl Handler<StopAssembling> for Assembler {
 }
 
 impl Assembler {
+    /// One of many files is written, and has no name yet.
+    fn wait_for_name(&mut self, file: FileIndex, written: Written) {
+        // Of one that was given up meanwhile the part file stays, as of any other.
+        if let Some(Assembly::Whole { place, .. }) = self.files.get(&file) {
+            let overwrite = place.overwrite;
+            self.files.insert(file, Assembly::Written { written, overwrite });
+        }
+    }
+
     /// Finishes a part file that is to be finished, once nobody writes into it.
     fn finish_when_quiet(&mut self, file: FileIndex, ctx: &mut Context<Self>) {
         let Some(Assembly::Part(part)) = self.files.get_mut(&file) else { return };

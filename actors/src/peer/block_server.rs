@@ -14,19 +14,30 @@ use tokio_util::task::TaskTracker;
 use crate::base::limits::{MAX_SENDING_UPLOADS, MAX_UPLOAD_CONNECTIONS};
 use crate::base::{FileId, Geometry, PeerId, SpanSet};
 use crate::net::listener::accept_until;
-use crate::peer::library::Suspect;
+use crate::peer::library::{ReadSmall, Suspect};
 use crate::peer::shelf::Open;
 use crate::peer::threads::Turns;
 use crate::peer::trackers::HoldersOf;
 use crate::peer::upload::{self, Upload};
 use crate::plan::{Given, UploadId};
 
+/// Whom uploads ask.
+#[derive(Clone)]
+pub struct Serving {
+    /// Who opens files.
+    pub open: Recipient<Open>,
+    /// Who reads small ones.
+    pub read: Recipient<ReadSmall>,
+    /// Who hears of files that changed.
+    pub suspect: Recipient<Suspect>,
+    /// Who knows of other holders.
+    pub others: Recipient<HoldersOf>,
+}
+
 /// Serves blocks to getters, one task per connection.
 pub struct BlockServer {
     us: PeerId,
-    open: Recipient<Open>,
-    suspect: Recipient<Suspect>,
-    others: Recipient<HoldersOf>,
+    serving: Serving,
     growth: watch::Receiver<u64>,
     threads: Turns,
     uploads: usize,
@@ -42,18 +53,14 @@ impl BlockServer {
     pub fn start(
         us: PeerId,
         listener: TcpListener,
-        open: Recipient<Open>,
-        suspect: Recipient<Suspect>,
-        others: Recipient<HoldersOf>,
+        serving: Serving,
         growth: watch::Receiver<u64>,
         threads: Turns,
     ) -> Addr<BlockServer> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let server = BlockServer {
             us,
-            open,
-            suspect,
-            others,
+            serving,
             growth,
             threads,
             uploads: 0,
@@ -113,9 +120,7 @@ impl Handler<Accepted> for BlockServer {
             us: self.us.clone(),
             id,
             from,
-            open: self.open.clone(),
-            suspect: self.suspect.clone(),
-            others: self.others.clone(),
+            serving: self.serving.clone(),
             give: ctx.address().recipient(),
             closed: ctx.address().recipient(),
             turns: Arc::clone(&self.turns),

@@ -5,6 +5,7 @@
 //! stages of [`Stage`]; a source is in the job from its dialling to its one ending.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,15 +15,16 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use crate::base::limits::{
-    HALF_CONNECTED_FOR, JOB_IN_FLIGHT_BYTES, JOB_TICK, MAX_DOWNLOAD_CONNECTIONS, MAX_PEERS_IN_FLIGHT,
-    MAX_REPLACED_CONNECTIONS, REPLACE_EVERY, REPLACE_EVERY_MAX, STALL_TIMEOUT, STANDSTILL_TIMEOUT,
+    HALF_CONNECTED_FOR, JOB_IN_FLIGHT_BYTES, JOB_TICK, MAX_DOWNLOAD_CONNECTIONS, MAX_PAGE_ENTRIES,
+    MAX_PEERS_IN_FLIGHT, MAX_REPLACED_CONNECTIONS, MAX_TREE_FILES_OPEN, PUBLISH_AFTER_FILES, REPLACE_EVERY,
+    REPLACE_EVERY_MAX, STALL_TIMEOUT, STANDSTILL_TIMEOUT, TREE_BATCH_FILES,
 };
 use crate::base::{FileId, FileName, PeerId, Question, SpanIndex, SpanSet, What};
 use crate::content::folder::{Folder, Stamp};
 use crate::content::tree::{Proof, SpanHash};
 use crate::peer::assembler::{
-    Assembler, Begin, Begun, Copy, Finish, Forget, Handoff, Outcome, Output, Place, Prepare, Prepared,
-    StopAssembling, StreamAdvanced,
+    Assembler, Begin, Begun, Copy, Finish, Forget, Handoff, Outcome, Output, Place, Prepare, PrepareEach,
+    Prepared, Publish, StopAssembling, StreamAdvanced,
 };
 use crate::peer::events::{FileDone, JobError, JobEvent, SourceState};
 use crate::peer::job_file::{JobFile, PATIENCE_FIRST, PATIENCE_LONGEST, Stage, Target};
@@ -30,9 +32,9 @@ use crate::peer::library::AddFile;
 use crate::peer::shelf::Lend;
 use crate::peer::source_connection::{Order, SourceConfig, SourceConnection, SourceFact, SourceReport};
 use crate::peer::threads::Turns;
-use crate::peer::trackers::{Remember, TrackerFailure, WhoHas};
+use crate::peer::trackers::{ListFiles, Remember, TrackerFailure, WhoHas, WhoHasEach};
 use crate::plan::{Backoff, Ending, FileIndex, Holders, Holding, JobPlan, Settled, SourceId};
-use crate::wire::tracker::{Candidate, Holder};
+use crate::wire::tracker::{Candidate, Holder, ListedFile};
 
 /// Files of several spans that are fetched at the same time: enough that no source runs dry between
 /// two, and at most so many manifests are in memory.
@@ -40,7 +42,8 @@ const MAX_LARGE_FILES: usize = 8;
 /// How far an ordered output may run ahead of what was written: half of a job's memory.
 const STREAM_AHEAD_BYTES: u64 = JOB_IN_FLIGHT_BYTES / 2;
 
-/// Where a wanted file goes.
+/// Where a wanted file goes. What is in a wanted folder goes below the place that is named here, under
+/// the rest of its name.
 pub enum Destination {
     /// To this name.
     File {
@@ -49,11 +52,11 @@ pub enum Destination {
         /// The name below it.
         name: FileName,
     },
-    /// Into this folder, under the last part of its name.
+    /// Into this folder, under the last part of its name; of a wanted folder, what is in it.
     Folder(Arc<Folder>),
     /// Into this shared folder, under its whole name.
     Share(Arc<Folder>),
-    /// In order into a stream.
+    /// In order into a stream, which is not for a folder.
     Stream(Box<dyn std::io::Write + Send>),
 }
 
@@ -79,6 +82,10 @@ pub struct DownloaderConfig {
     pub listens_on: SocketAddr,
     /// Whom to ask for holders.
     pub tracker: Recipient<WhoHas>,
+    /// Whom to ask for those of many files.
+    pub tracker_of_many: Recipient<WhoHasEach>,
+    /// Whom to ask what is in a folder.
+    pub lists: Recipient<ListFiles>,
     /// Who remembers the holders that were found without a tracker.
     pub memory: Recipient<Remember>,
     /// Who hears of finished files before anybody else, if we share them.
@@ -105,6 +112,53 @@ pub(crate) struct Source {
     ending: Option<Ending>,
 }
 
+/// A wanted folder. What is in it is taken up in the order of names, as much at a time as there may be.
+struct Tree {
+    what: What,
+    to: Destination,
+    /// The last line that was listed.
+    after: Option<(FileName, FileId)>,
+    is_more: bool,
+    is_listing: bool,
+    /// Lines that were not taken up; those of one name stand together.
+    listed: VecDeque<ListedFile>,
+    /// Files whose holders are being asked for.
+    resolving: usize,
+    is_empty: bool,
+}
+
+impl Tree {
+    /// The next names to take up, each with its content, if it has but one.
+    fn take(&mut self, most: usize) -> Vec<(FileName, Option<FileId>)> {
+        let mut taken: Vec<(FileName, Option<FileId>)> = Vec::new();
+        // Further contents of the last name may stand on the next page.
+        let last = self.listed.back().filter(|_| self.is_more).map(|file| file.name.clone());
+        while let Some(file) = self.listed.front().filter(|file| Some(&file.name) != last.as_ref()) {
+            let is_full = taken.len() == most;
+            match taken.last_mut() {
+                Some((name, id)) if *name == file.name => *id = None,
+                _ if is_full => break,
+                _ => taken.push((file.name.clone(), Some(file.id))),
+            }
+            self.listed.pop_front();
+        }
+        taken
+    }
+
+    /// Where a file of it goes: to this folder, under this name.
+    fn place_of(&self, name: &FileName) -> Option<(Arc<Folder>, FileName)> {
+        let rest = name.as_str().strip_prefix(self.what.tree()?)?;
+        match &self.to {
+            Destination::Share(folder) => Some((Arc::clone(folder), name.clone())),
+            Destination::Folder(folder) => Some((Arc::clone(folder), rest.parse().ok()?)),
+            Destination::File { folder, name } => {
+                Some((Arc::clone(folder), format!("{name}/{rest}").parse().ok()?))
+            }
+            Destination::Stream(_) => None,
+        }
+    }
+}
+
 /// The actor.
 pub struct Downloader {
     us: PeerId,
@@ -114,6 +168,8 @@ pub struct Downloader {
     /// How long to wait with what failed, each by itself.
     patience: BTreeMap<String, Backoff>,
     tracker: Recipient<WhoHas>,
+    tracker_of_many: Recipient<WhoHasEach>,
+    lists: Recipient<ListFiles>,
     memory: Recipient<Remember>,
     library: Option<Recipient<AddFile>>,
     shelf: Recipient<Lend>,
@@ -138,10 +194,17 @@ pub struct Downloader {
     /// Files that are not over.
     open_files: usize,
     pub(crate) sources: BTreeMap<SourceId, Source>,
-    /// Wants that no tracker has answered yet.
+    /// Wants that no tracker has answered yet; of a folder, not all of it.
     unresolved: usize,
-    /// Copies of finished files that are being made.
+    /// Wanted folders of which not all was taken up, numbered in the order in which they were begun.
+    trees: BTreeMap<u64, Tree>,
+    next_tree: u64,
+    /// Small files of wanted folders that have come and wait for their names.
+    unpublished: Vec<FileIndex>,
+    is_publishing: bool,
+    /// Copies of finished files that are being made, and those that wait for that.
     copies: usize,
+    copies_waiting: usize,
     is_connect_due: bool,
     /// When sources are next compared with each other, and how long to wait behind that.
     next_replacement: Instant,
@@ -162,6 +225,12 @@ impl Downloader {
             is_patient: config.is_patient,
             patience: BTreeMap::new(),
             tracker: config.tracker,
+            tracker_of_many: config.tracker_of_many,
+            lists: config.lists,
+            trees: BTreeMap::new(),
+            next_tree: 0,
+            unpublished: Vec::new(),
+            is_publishing: false,
             memory: config.memory,
             library: config.library,
             shelf: config.shelf,
@@ -182,6 +251,7 @@ impl Downloader {
             open_files: 0,
             sources: BTreeMap::new(),
             copies: 0,
+            copies_waiting: 0,
             is_connect_due: false,
             next_replacement: Instant::now(),
             replace_wait: REPLACE_EVERY,
@@ -251,7 +321,13 @@ impl Downloader {
         let Some((what, to)) = self.wants[want].take() else { return };
         self.unresolved -= 1;
         match choose(answer) {
-            Ok(candidates) => self.take_up(what, to, &candidates, ctx),
+            Ok(candidates) => {
+                let name = candidates.first().map(|first| name_of(&what, first));
+                let file = name.and_then(|name| self.take_up(what, name, to, &candidates, false, ctx));
+                if let Some(file) = file {
+                    self.prepare(file, ctx);
+                }
+            }
             Err(error) => self.fail_want(what, to, error, ctx),
         }
         self.end_if_over(ctx);
@@ -259,6 +335,9 @@ impl Downloader {
 
     /// Asks the tracker for a want.
     fn ask_for(&mut self, want: usize, ctx: &mut Context<Self>) {
+        if self.wants[want].as_ref().is_some_and(|(what, _)| what.tree().is_some()) {
+            return self.begin_tree(want, ctx);
+        }
         let Some((what, _)) = &self.wants[want] else { return };
         let answer = self.tracker.send(WhoHas { what: what.clone() }).into_actor(self);
         ctx.spawn(answer.map(move |answer, job, ctx| {
@@ -290,10 +369,17 @@ impl Downloader {
         });
     }
 
-    /// Begins a file: all candidates have the same id.
-    fn take_up(&mut self, what: What, to: Destination, candidates: &[Candidate], ctx: &mut Context<Self>) {
-        let Some(first) = candidates.first() else { return };
-        let name = name_of(&what, first);
+    /// Begins a file: all candidates have the same id. What is new is to be prepared.
+    fn take_up(
+        &mut self,
+        what: What,
+        name: FileName,
+        to: Destination,
+        candidates: &[Candidate],
+        is_of_tree: bool,
+        ctx: &mut Context<Self>,
+    ) -> Option<FileIndex> {
+        let first = candidates.first()?;
         let target = match to {
             Destination::Stream(stream) => Target::Stream(Some(stream)),
             Destination::File { folder, name: to } => Target::Place(self.place(folder, to).shared_as(&name)),
@@ -309,7 +395,8 @@ impl Downloader {
         let known = self.by_id.get(&first.id).copied().filter(|known| !self.file(*known).has_failed);
         let target = match (known, target) {
             (Some(known), Target::Place(place)) if self.file(known).place().is_some() => {
-                return self.take_up_again(known, what, name, place, ctx);
+                self.take_up_again(known, what, name, place, ctx);
+                return None;
             }
             // What goes through a stream cannot be copied: it is fetched for each place.
             (_, target) => target,
@@ -322,13 +409,14 @@ impl Downloader {
             if let Some((_, other)) = taken.filter(|(id, _)| is_alive(id)) {
                 let error = JobError::SamePlace { path: place.path(), other: other.clone() };
                 self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
-                return;
+                return None;
             }
             self.places.insert(place.path(), (first.id, what.to_string()));
         }
         let index = FileIndex(self.files.len() as u32);
         let now = Instant::now();
         let mut file = JobFile::new(what, first.id, name, target, now);
+        file.is_of_tree = is_of_tree;
         file.learn(candidates, &mut self.holders, now);
         if file.holder_count() == 0 {
             // Nobody but us: the size is all there is to learn.
@@ -337,7 +425,7 @@ impl Downloader {
         self.by_id.insert(file.id, index);
         self.files.push(file);
         self.open_files += 1;
-        self.prepare(index, ctx);
+        Some(index)
     }
 
     fn prepare(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
@@ -370,7 +458,9 @@ impl Downloader {
             return;
         }
         file.also.push_back((what, name, place));
-        if file.stage == Stage::Over {
+        let is_over = file.stage == Stage::Over;
+        self.copies_waiting += 1;
+        if is_over {
             self.copy_on(index, ctx);
         }
     }
@@ -422,6 +512,175 @@ impl Downloader {
             self.engage(index, ctx);
             self.check_hope(index, ctx);
         }
+    }
+
+    // ---- from a folder to its files ----
+
+    fn begin_tree(&mut self, want: usize, ctx: &mut Context<Self>) {
+        let Some((what, to)) = self.wants[want].take() else { return };
+        let tree = Tree {
+            what,
+            to,
+            after: None,
+            is_more: true,
+            is_listing: false,
+            listed: VecDeque::new(),
+            resolving: 0,
+            is_empty: true,
+        };
+        self.trees.insert(self.next_tree, tree);
+        self.next_tree += 1;
+        self.advance_trees(ctx);
+    }
+
+    /// Lists what is in the wanted folders, and takes it up, as far as there is room.
+    fn advance_trees(&mut self, ctx: &mut Context<Self>) {
+        if self.trees.is_empty() {
+            return;
+        }
+        for number in self.trees.keys().copied().collect::<Vec<_>>() {
+            self.advance_tree(number, ctx);
+        }
+    }
+
+    fn advance_tree(&mut self, number: u64, ctx: &mut Context<Self>) {
+        loop {
+            let resolving: usize = self.trees.values().map(|tree| tree.resolving).sum();
+            let open = self.open_files + self.copies + self.copies_waiting + self.unresolved + resolving;
+            let Some(tree) = self.trees.get_mut(&number) else { return };
+            if tree.is_more && !tree.is_listing && tree.listed.len() <= MAX_PAGE_ENTRIES {
+                tree.is_listing = true;
+                let prefix = tree.what.tree().unwrap_or_default().to_owned();
+                let page = self.lists.send(ListFiles { prefix, after: tree.after.clone() }).into_actor(self);
+                ctx.spawn(page.map(move |page, job, ctx| {
+                    job.listed(number, page.unwrap_or(Err(TrackerFailure::NoAnswer(Vec::new()))), ctx);
+                }));
+                continue;
+            }
+            let room = MAX_TREE_FILES_OPEN.saturating_sub(open);
+            // Few at a time would be many questions: it goes on when there is room for a batch.
+            let taken = if room < TREE_BATCH_FILES { Vec::new() } else { tree.take(TREE_BATCH_FILES) };
+            if taken.is_empty() {
+                break;
+            }
+            tree.resolving += taken.len();
+            self.look_up(number, taken, ctx);
+        }
+        let is_over = |tree: &Tree| !tree.is_more && tree.listed.is_empty() && tree.resolving == 0;
+        if self.trees.get(&number).is_some_and(is_over)
+            && let Some(tree) = self.trees.remove(&number)
+        {
+            self.unresolved -= 1;
+            if !tree.is_empty {
+                self.patience.remove(&tree.what.to_string());
+            } else {
+                self.fail_want(tree.what, tree.to, JobError::NobodyHasIt, ctx);
+            }
+        }
+    }
+
+    /// A page of a wanted folder.
+    fn listed(
+        &mut self,
+        number: u64,
+        page: Result<(Vec<ListedFile>, bool), TrackerFailure>,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(tree) = self.trees.get_mut(&number) else { return };
+        tree.is_listing = false;
+        match page {
+            Ok((files, is_more)) => {
+                tree.is_more = is_more;
+                tree.is_empty &= files.is_empty();
+                if let Some(last) = files.last() {
+                    tree.after = Some((last.name.clone(), last.id));
+                }
+                for file in files {
+                    // That a name has several contents is all that counts here.
+                    let same = tree.listed.iter().rev().take_while(|other| other.name == file.name).count();
+                    if same < 2 {
+                        tree.listed.push_back(file);
+                    }
+                }
+            }
+            Err(failure) => self.fail_tree(number, failure, ctx),
+        }
+        self.end_if_over(ctx);
+    }
+
+    /// No tracker tells what else is in a folder.
+    fn fail_tree(&mut self, number: u64, failure: TrackerFailure, ctx: &mut Context<Self>) {
+        if let Some(tree) = self.trees.remove(&number) {
+            self.unresolved -= 1;
+            self.fail_want(tree.what, tree.to, failure.into(), ctx);
+        }
+    }
+
+    /// Asks who has these files of a folder: all in one go.
+    fn look_up(&mut self, number: u64, files: Vec<(FileName, Option<FileId>)>, ctx: &mut Context<Self>) {
+        let question = |(name, id): &(FileName, Option<FileId>)| match id {
+            Some(id) => Question::Prefix((*id).into()),
+            None => Question::Name { name: name.clone(), prefix: None },
+        };
+        let questions = files.iter().map(question).collect();
+        let found = self.tracker_of_many.send(WhoHasEach { questions }).into_actor(self);
+        ctx.spawn(found.map(move |found, job, ctx| {
+            let found = found.unwrap_or(Err(TrackerFailure::NoAnswer(Vec::new())));
+            job.looked_up(number, files, found, ctx);
+        }));
+    }
+
+    fn looked_up(
+        &mut self,
+        number: u64,
+        files: Vec<(FileName, Option<FileId>)>,
+        found: Result<Vec<Vec<Candidate>>, TrackerFailure>,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(tree) = self.trees.get_mut(&number) else { return };
+        tree.resolving -= files.len();
+        let found = match found {
+            Ok(found) => found,
+            Err(failure) => {
+                self.fail_tree(number, failure, ctx);
+                return self.end_if_over(ctx);
+            }
+        };
+        let places: Vec<_> = files.iter().map(|(name, _)| tree.place_of(name)).collect();
+        let mut new = Vec::new();
+        for (((name, _), candidates), place) in files.into_iter().zip(found).zip(places) {
+            let what = What::from(name.clone());
+            let Some((folder, place)) = place else {
+                let why = "a folder cannot be written to a stream".into();
+                let error = JobError::Disk { path: name.as_str().into(), kind: ErrorKind::InvalidInput, why };
+                self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
+                continue;
+            };
+            let to = Destination::File { folder, name: place };
+            match choose(Ok(candidates)) {
+                Ok(candidates) => new.extend(self.take_up(what, name, to, &candidates, true, ctx)),
+                Err(error) => self.fail_want(what, to, error, ctx),
+            }
+        }
+        self.prepare_each(new, ctx);
+        self.end_if_over(ctx);
+    }
+
+    /// [`Downloader::prepare`] for many files that have places.
+    fn prepare_each(&mut self, files: Vec<FileIndex>, ctx: &mut Context<Self>) {
+        let prepare = |index: &FileIndex| {
+            let file = &self.files[index.0 as usize];
+            Some((*index, Prepare { place: file.place()?.clone(), id: file.id, size: file.size() }))
+        };
+        let (files, prepare): (Vec<_>, Vec<_>) = files.iter().filter_map(prepare).unzip();
+        if files.is_empty() {
+            return;
+        }
+        self.ask(PrepareEach(prepare), ctx, move |job, prepared, ctx| {
+            for (index, prepared) in files.into_iter().zip(prepared) {
+                job.prepared(index, prepared, ctx);
+            }
+        });
     }
 
     // ---- from a file to its spans ----
@@ -484,8 +743,18 @@ impl Downloader {
                 None => return,
             },
         };
-        file.is_beginning = true;
-        let begin = Begin { file: index, proof, output };
+        let is_one_of_many = file.is_one_of_many();
+        let begin = Begin { file: index, proof, output, is_one_of_many };
+        if is_one_of_many {
+            // Nothing of it is there, and nothing is done before it comes: no answer is worth a wait.
+            if let Some(assembler) = &self.assembler {
+                let had = SpanSet::empty(begin.proof.geometry());
+                assembler.do_send(begin);
+                self.begun(index, Begun { had, part: None }, ctx);
+            }
+            return;
+        }
+        self.file(index).is_beginning = true;
         self.ask(begin, ctx, move |job, begun, ctx| {
             job.file(index).is_beginning = false;
             match begun {
@@ -634,11 +903,12 @@ impl Downloader {
         // A source that has ended meanwhile has delivered all the same.
         if let Some(source) = self.sources.get(&id) {
             self.holders.delivered(&source.peer);
-            if file.used(&source.peer, geometry.len_bytes(span) as u64, now) {
+            let is_first = file.used(&source.peer, geometry.len_bytes(span) as u64, now);
+            if is_first && !file.is_one_of_many() {
                 self.memory.do_send(Remember(file.held_by(source.peer.clone(), source.address)));
             }
         }
-        if stamp.is_none() {
+        if stamp.is_none() && !file.is_one_of_many() {
             self.shelf.do_send(Lend::Grown);
         }
         if span == geometry.last_span() && !file.is_size_proved {
@@ -666,6 +936,10 @@ impl Downloader {
 
     fn finish(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
         self.set_stage(index, Stage::Finishing);
+        if self.file(index).is_one_of_many() {
+            self.unpublished.push(index);
+            return self.publish_if_due(ctx);
+        }
         self.ask(Finish { file: index }, ctx, move |job, finished, ctx| match finished {
             // A stream that was given up meanwhile has told its end.
             _ if job.file(index).stage != Stage::Finishing => {}
@@ -677,7 +951,9 @@ impl Downloader {
     fn done(&mut self, index: FileIndex, stamp: Option<Stamp>, ctx: &mut Context<Self>) {
         self.over(index);
         let file = &self.files[index.0 as usize];
-        self.patience.remove(&file.what.to_string());
+        if self.is_patient {
+            self.patience.remove(&file.what.to_string());
+        }
         let path = match &file.target {
             Target::Place(place) => Some(place.path()),
             Target::Stream(_) => None,
@@ -693,7 +969,7 @@ impl Downloader {
             _ => self.shelf.do_send(finished),
         }
         let file = &self.files[index.0 as usize];
-        if file.fetched_bytes > 0 {
+        if file.fetched_bytes > 0 && !file.is_one_of_many() {
             // However quick it was, its progress was told once.
             let rate_bytes_s = file.rate.bytes_s().unwrap_or(0);
             self.events.do_send(JobEvent::Progress(file.progress(file.size(), rate_bytes_s)));
@@ -714,6 +990,36 @@ impl Downloader {
         self.end_if_over(ctx);
     }
 
+    /// Gives names to the small files that wait for them: when they are many, or all that is left.
+    fn publish_if_due(&mut self, ctx: &mut Context<Self>) {
+        let is_looked_up = self.trees.values().all(|tree| tree.resolving == 0);
+        let is_rest = self.unpublished.len() == self.open_files && is_looked_up;
+        if is_rest || self.unpublished.len() >= PUBLISH_AFTER_FILES {
+            self.publish(ctx);
+        }
+    }
+
+    fn publish(&mut self, ctx: &mut Context<Self>) {
+        // One at a time: what comes meanwhile is the next one.
+        if self.unpublished.is_empty() || std::mem::replace(&mut self.is_publishing, true) {
+            return;
+        }
+        let files = std::mem::take(&mut self.unpublished);
+        self.ask(Publish { files: files.clone() }, ctx, move |job, published, ctx| {
+            job.is_publishing = false;
+            for (index, published) in files.into_iter().zip(published) {
+                if job.file(index).stage != Stage::Finishing {
+                    continue;
+                }
+                match published {
+                    Ok(stamp) => job.done(index, Some(stamp), ctx),
+                    Err(error) => job.fail(index, error, ctx),
+                }
+            }
+            job.publish_if_due(ctx);
+        });
+    }
+
     /// Copies a finished file to the next of the other places where it was asked for.
     fn copy_on(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
         let file = self.file(index);
@@ -722,6 +1028,7 @@ impl Downloader {
         let Some((what, name, to)) = file.also.pop_front() else { return };
         file.is_copying = true;
         self.copies += 1;
+        self.copies_waiting -= 1;
         let copy = Copy { from, to: to.clone(), id };
         self.ask(copy, ctx, move |job, copied, ctx| {
             job.copies -= 1;
@@ -755,6 +1062,7 @@ impl Downloader {
         }
         self.over(index);
         self.shelf.do_send(Lend::Ended { id: self.files[index.0 as usize].id });
+        self.copies_waiting -= self.file(index).also.len();
         let file = self.file(index);
         file.has_failed = true;
         // It may be asked for again, as another file of the job; this one needs it no more.
@@ -763,7 +1071,8 @@ impl Downloader {
             Target::Place(place) => Some((file.what.clone(), place.clone())),
             Target::Stream(_) => None,
         };
-        let also = std::mem::take(&mut file.also).into_iter().map(|(what, _, place)| (what, place));
+        let also = std::mem::take(&mut file.also);
+        let also = also.into_iter().map(|(what, _, place)| (what, place));
         match first {
             Some(first) => {
                 for (what, place) in std::iter::once(first).chain(also) {
@@ -838,12 +1147,11 @@ impl Downloader {
         }
         let is_young = now.saturating_duration_since(self.started) < HALF_CONNECTED_FOR;
         let most = if is_young { self.max_sources() / 2 } else { self.max_sources() };
-        let wanted = self.wanted_holders();
         while self.sources.len() < most {
-            let Some((peer, address)) = self.holders.dial(|peer| wanted.contains(peer), now, &mut self.rng)
-            else {
-                break;
+            let is_wanted = |peer: &PeerId| {
+                self.fetching.iter().any(|index| self.files[index.0 as usize].holder(peer).is_some())
             };
+            let Some((peer, address)) = self.holders.dial(is_wanted, now, &mut self.rng) else { break };
             self.dial(peer, address, now);
         }
     }
@@ -971,7 +1279,9 @@ impl Downloader {
             file.manifest_from = None;
         }
         let is_holder = |file: &JobFile| file.stage != Stage::Over && file.holder(&peer).is_some();
-        if !self.files.iter().any(is_holder) {
+        // Most likely of one that is being fetched too, which is soon found.
+        let fetching = self.fetching.iter().map(|index| &self.files[index.0 as usize]);
+        if !fetching.chain(&self.files).any(is_holder) {
             self.end_source(id, Ending::Missing);
         }
         self.engage(index, ctx);
@@ -1079,13 +1389,15 @@ impl Downloader {
         self.replace_sources(now);
         self.connect();
         for index in self.fetching() {
-            if self.file(index).is_search_due(now) {
+            // Of a small file somebody has all; others are looked for when that fails.
+            if !self.file(index).is_one_of_many() && self.file(index).is_search_due(now) {
                 self.search(index, ctx);
             }
             self.hurry_manifest(index, now, ctx);
             self.tell_progress(index, now);
             self.check_standstill(index, now, ctx);
         }
+        self.publish(ctx);
         ctx.run_later(JOB_TICK, |job, ctx| {
             if !job.is_over {
                 job.tick(ctx);
@@ -1142,6 +1454,8 @@ impl Downloader {
     // ---- the end ----
 
     fn end_if_over(&mut self, ctx: &mut Context<Self>) {
+        self.advance_trees(ctx);
+        self.publish_if_due(ctx);
         if self.unresolved > 0 || self.copies > 0 || self.open_files > 0 {
             return;
         }
@@ -1165,13 +1479,19 @@ impl Downloader {
     }
 }
 
+impl From<TrackerFailure> for JobError {
+    fn from(failure: TrackerFailure) -> JobError {
+        match failure {
+            TrackerFailure::NoAnswer(reasons) => JobError::NoTracker(reasons),
+            TrackerFailure::Refused { tracker, why } => JobError::Refused { tracker, why },
+        }
+    }
+}
+
 /// The candidates of the one id that a question found. What nobody but us has does not make a name
 /// ambiguous.
 fn choose(answer: Result<Vec<Candidate>, TrackerFailure>) -> Result<Vec<Candidate>, JobError> {
-    let mut candidates = answer.map_err(|failure| match failure {
-        TrackerFailure::NoAnswer(reasons) => JobError::NoTracker(reasons),
-        TrackerFailure::Refused { tracker, why } => JobError::Refused { tracker, why },
-    })?;
+    let mut candidates = answer?;
     if candidates.iter().any(|candidate| !candidate.holders.is_empty()) {
         candidates.retain(|candidate| !candidate.holders.is_empty());
     }
@@ -1330,8 +1650,15 @@ impl Handler<CancelJob> for Downloader {
                 self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
             }
         }
+        for (_, tree) in std::mem::take(&mut self.trees) {
+            self.unresolved -= 1;
+            let error = JobError::Interrupted;
+            self.events.do_send(JobEvent::Failed { what: tree.what.to_string(), error });
+        }
         for index in self.indexes() {
-            for (what, ..) in std::mem::take(&mut self.file(index).also) {
+            let also = std::mem::take(&mut self.file(index).also);
+            self.copies_waiting -= also.len();
+            for (what, ..) in also {
                 let error = JobError::Interrupted;
                 self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
             }

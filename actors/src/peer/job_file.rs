@@ -63,6 +63,8 @@ pub(super) struct JobFile {
     /// have the same part file.
     pub is_copying: bool,
     pub stage: Stage,
+    /// Whether it was found in a wanted folder.
+    pub is_of_tree: bool,
     pub has_failed: bool,
     /// Who holds it, by the size they state: more than one entry means that somebody errs or lies.
     claims: BTreeMap<u64, BTreeMap<PeerId, bool>>,
@@ -117,6 +119,7 @@ impl JobFile {
             places: place.into_iter().collect(),
             is_copying: false,
             stage: Stage::Preparing,
+            is_of_tree: false,
             has_failed: false,
             claims: BTreeMap::new(),
             heard: BTreeSet::new(),
@@ -171,6 +174,11 @@ impl JobFile {
     /// Whether it has several spans, and so needs a manifest.
     pub(super) fn is_large(&self) -> bool {
         self.geometry().is_none_or(|geometry| !geometry.is_single())
+    }
+
+    /// Whether it is a small file of a wanted folder, which is dealt with together with others.
+    pub(super) fn is_one_of_many(&self) -> bool {
+        self.is_of_tree && !self.is_large() && self.place().is_some()
     }
 
     /// Takes in what trackers say of this id; whether there is a holder among them that was not known.

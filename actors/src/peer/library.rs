@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::jobs::{Batch, CacheSource, Found, Look, Looked, Opened, Outcome};
 use self::watch::Watch;
-use crate::base::limits::{OPEN_PATIENCE, WATCH_QUIET};
+use crate::base::limits::{MAX_SMALL_READ_BYTES, OPEN_PATIENCE, WATCH_QUIET};
 use crate::base::{FileId, FileName};
 use crate::content::cache::{Cache, Cached};
 use crate::content::folder::{Folder, Stamp, is_passing, now_ns};
@@ -115,6 +115,15 @@ pub struct Rescan;
 pub struct OpenFile {
     /// The content.
     pub id: FileId,
+}
+
+/// Read files of one span to serve them; those that cannot be read so are to be opened. The answers are
+/// in the same order.
+#[derive(Message)]
+#[rtype(result = "Vec<Option<Vec<u8>>>")]
+pub struct ReadSmall {
+    /// The contents.
+    pub ids: Vec<FileId>,
 }
 
 /// A file changed while it was served: withdraw it, and hash it again.
@@ -810,6 +819,22 @@ impl Library {
             library.announce(told);
             file
         })
+    }
+}
+
+impl Handler<ReadSmall> for Library {
+    type Result = ResponseActFuture<Self, Vec<Option<Vec<u8>>>>;
+
+    fn handle(&mut self, ReadSmall { ids }: ReadSmall, _: &mut Context<Self>) -> Self::Result {
+        let mut room = MAX_SMALL_READ_BYTES;
+        let wanted = ids.iter().map(|id| {
+            let name = self.index.names_of(id).next()?;
+            let entry = self.index.get(name).filter(|entry| entry.proof.geometry().is_single())?;
+            room = room.checked_sub(entry.stamp.size)?;
+            Some((name.clone(), entry.stamp))
+        });
+        let (files, wanted) = (self.config.files(), wanted.collect());
+        self.ask(move || jobs::read_each(&files, wanted), |_, read| read)
     }
 }
 

@@ -17,14 +17,14 @@ use crate::base::{PeerId, What};
 use crate::content::folder::Folder;
 use crate::content::part::Unfinished;
 use crate::net::TrackerAddress;
-use crate::peer::block_server::{BlockServer, StopServing};
+use crate::peer::block_server::{BlockServer, Serving, StopServing};
 use crate::peer::downloader::{AwaitJob, CancelJob, Destination, Downloader, DownloaderConfig, Want};
 use crate::peer::events::JobEvent;
 use crate::peer::library::{
     self, AwaitReady, FirstScan, FolderError, Library, LibraryConfig, ListChanged, Subscribe, TakeUnfinished,
 };
 use crate::peer::memory::Memory;
-use crate::peer::shelf::{CloseShelf, Shelf};
+use crate::peer::shelf::{CloseShelf, SharedFiles, Shelf};
 use crate::peer::threads::{DataThreads, Turns};
 use crate::peer::tracker_link::TrackerNews;
 use crate::peer::trackers::{
@@ -236,6 +236,8 @@ impl Peer {
             is_patient: true,
             listens_on: self.address,
             tracker: self.trackers.clone().recipient::<WhoHas>(),
+            tracker_of_many: self.trackers.clone().recipient(),
+            lists: self.trackers.clone().recipient(),
             memory: self.trackers.clone().recipient(),
             library: Some(self.library.clone().recipient()),
             shelf: self.shelf.clone().recipient(),
@@ -292,11 +294,20 @@ fn serve(
     trackers: &Addr<Trackers>,
     threads: Turns,
 ) -> (Addr<Shelf>, Addr<BlockServer>) {
-    let library = library.map(|library| (library.clone().recipient(), library.clone().recipient()));
+    let library = library.map(|library| SharedFiles {
+        open: library.clone().recipient(),
+        read: library.clone().recipient(),
+        suspect: library.clone().recipient(),
+    });
     let (shelf, grown) = Shelf::start(library, trackers.clone().recipient());
     let others = trackers.clone().recipient();
-    let (open, suspect) = (shelf.clone().recipient(), shelf.clone().recipient());
-    let server = BlockServer::start(us.clone(), listener, open, suspect, others, grown, threads);
+    let served = Serving {
+        open: shelf.clone().recipient(),
+        read: shelf.clone().recipient(),
+        suspect: shelf.clone().recipient(),
+        others,
+    };
+    let server = BlockServer::start(us.clone(), listener, served, grown, threads);
     (shelf, server)
 }
 
@@ -376,6 +387,8 @@ impl Fetch {
             is_patient: false,
             listens_on,
             tracker: trackers.clone().recipient(),
+            tracker_of_many: trackers.clone().recipient(),
+            lists: trackers.clone().recipient(),
             memory: trackers.clone().recipient(),
             library: None,
             shelf: shelf.clone().recipient(),

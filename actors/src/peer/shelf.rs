@@ -16,7 +16,7 @@ use crate::base::limits::{ACCEPT_BACKOFF, OPEN_PATIENCE};
 use crate::base::{FileId, FileName, SpanIndex, SpanSet};
 use crate::content::part::PartData;
 use crate::content::tree::Proof;
-use crate::peer::library::{ListChanged, OpenError, OpenFile, SharedFile, Suspect};
+use crate::peer::library::{ListChanged, OpenError, OpenFile, ReadSmall, SharedFile, Suspect};
 use crate::wire::tracker::Listing;
 
 /// What is open to be served.
@@ -75,9 +75,19 @@ pub fn spans_bytes(spans: &Option<SpanSet>) -> Option<Bytes> {
     spans.as_ref().map(|spans| spans.to_bytes().into())
 }
 
+/// What a shelf needs of the library of the shared folder.
+pub struct SharedFiles {
+    /// Opens files.
+    pub open: Recipient<OpenFile>,
+    /// Reads small ones.
+    pub read: Recipient<ReadSmall>,
+    /// Hears of those that changed.
+    pub suspect: Recipient<Suspect>,
+}
+
 /// The actor.
 pub struct Shelf {
-    library: Option<(Recipient<OpenFile>, Recipient<Suspect>)>,
+    library: Option<SharedFiles>,
     parts: HashMap<FileId, (FileName, Arc<PartData>)>,
     tracker: Recipient<ListChanged>,
     /// Counts up whenever a part has got a span.
@@ -88,7 +98,7 @@ impl Shelf {
     /// Starts the actor; `library` opens the files of the shared folder, if there is one. Also gives
     /// what changes whenever a part has got a span.
     pub fn start(
-        library: Option<(Recipient<OpenFile>, Recipient<Suspect>)>,
+        library: Option<SharedFiles>,
         tracker: Recipient<ListChanged>,
     ) -> (Addr<Shelf>, watch::Receiver<u64>) {
         let (growth, grown) = watch::channel(0);
@@ -123,7 +133,7 @@ impl Handler<Open> for Shelf {
     fn handle(&mut self, Open { id }: Open, _: &mut Self::Context) -> Self::Result {
         let part = self.parts.get(&id).filter(|(_, part)| part.is_unchanged());
         let ours = part.map(|(_, part)| Served::Part(Arc::clone(part)));
-        let library = self.library.as_ref().map(|(open, _)| open.clone());
+        let library = self.library.as_ref().map(|library| library.open.clone());
         Box::pin(async move {
             // The library first: what it has is whole.
             let whole = match library {
@@ -148,6 +158,21 @@ async fn open_whole(library: &Recipient<OpenFile>, id: FileId) -> Option<Arc<Sha
     }
 }
 
+/// Whole files of one span are the library's alone.
+impl Handler<ReadSmall> for Shelf {
+    type Result = ResponseFuture<Vec<Option<Vec<u8>>>>;
+
+    fn handle(&mut self, read: ReadSmall, _: &mut Self::Context) -> Self::Result {
+        let library = self.library.as_ref().map(|library| library.read.send(read));
+        Box::pin(async move {
+            match library {
+                Some(read) => read.await.unwrap_or_default(),
+                None => Vec::new(),
+            }
+        })
+    }
+}
+
 /// A file changed while it was served.
 impl Handler<Suspect> for Shelf {
     type Result = ();
@@ -156,8 +181,8 @@ impl Handler<Suspect> for Shelf {
         if let Some((name, part)) = self.parts.remove(&suspect.id) {
             self.withdraw(&name, &part);
         }
-        if let Some((_, library)) = &self.library {
-            library.do_send(suspect);
+        if let Some(library) = &self.library {
+            library.suspect.do_send(suspect);
         }
     }
 }

@@ -152,6 +152,9 @@ impl Talk {
     /// Waits for the next thing that happens, and does it.
     async fn step(&mut self, orders: &mut mpsc::Receiver<Order>) -> Result<Option<Ending>, LinkError> {
         let limits = self.limits();
+        let is_small =
+            matches!(self.expected.front(), Some(Expected::Blocks { geometry, .. }) if geometry.is_single());
+        self.reader.expect_small(is_small);
         let is_owed = !self.expected.is_empty();
         let deadline = self.waiting_since + SOURCE_DEAD_TIMEOUT;
         tokio::select! {

@@ -17,14 +17,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::base::limits::{
-    IDLE_TIMEOUT, SHUTDOWN_STEP_TIMEOUT, TRACKER_ANSWER_TIMEOUT, TRACKER_RETRY_FIRST, TRACKER_RETRY_MAX,
+    IDLE_TIMEOUT, MAX_PAGE_ENTRIES, SHUTDOWN_STEP_TIMEOUT, TRACKER_ANSWER_TIMEOUT, TRACKER_RETRY_FIRST,
+    TRACKER_RETRY_MAX,
 };
-use crate::base::{PeerId, Question};
+use crate::base::{FileId, FileName, PeerId, Question};
 use crate::net::link::within_hello_budget;
 use crate::net::{ControlLink, LinkError, TrackerAddress};
 use crate::peer::library::{ListChanged, Rescan};
 use crate::plan::{Backoff, Telling, ToldList};
-use crate::wire::tracker::{Candidate, FromTracker, ToTracker};
+use crate::wire::tracker::{Candidate, FromTracker, ListedFile, ToTracker};
 use crate::wire::{Hello, Refusal, VERSION};
 
 /// Frames of list changes fetched at once; each is up to half a megabyte.
@@ -96,18 +97,28 @@ pub enum LinkFailure {
 /// Where the answer to a WHO_HAS goes.
 type Answer = oneshot::Sender<Result<Vec<Candidate>, LinkFailure>>;
 
+/// Where a page of LIST goes, and whether there is more behind it.
+type PageAnswer = oneshot::Sender<Result<(Vec<ListedFile>, bool), LinkFailure>>;
+
+/// What is to be asked.
+enum Inquiry {
+    WhoHas(Question, Answer),
+    Page(AskPage, PageAnswer),
+}
+
 /// An answer that is due, in the order asked.
 enum Expected {
     Registered,
     Noted,
     Candidates(Answer),
+    Page(PageAnswer),
 }
 
 /// The actor.
 pub struct TrackerLink {
     config: LinkConfig,
     list: ToldList,
-    asks: VecDeque<(Question, Answer)>,
+    asks: VecDeque<Inquiry>,
     expected: VecDeque<Expected>,
     stage: Stage,
     /// CONFIRM came and the folder was looked at.
@@ -206,9 +217,17 @@ impl TrackerLink {
                 self.expected.push_back(Expected::Noted);
             }
         }
-        for (question, answer) in self.asks.drain(..) {
-            frames.push(ToTracker::WhoHas { question });
-            self.expected.push_back(Expected::Candidates(answer));
+        for ask in self.asks.drain(..) {
+            match ask {
+                Inquiry::WhoHas(question, answer) => {
+                    frames.push(ToTracker::WhoHas { question });
+                    self.expected.push_back(Expected::Candidates(answer));
+                }
+                Inquiry::Page(AskPage { prefix, after }, answer) => {
+                    frames.push(ToTracker::List { prefix, after, limit: MAX_PAGE_ENTRIES as u32 });
+                    self.expected.push_back(Expected::Page(answer));
+                }
+            }
         }
         if self.is_confirm_due && self.list.is_told() {
             self.is_confirm_due = false;
@@ -244,9 +263,18 @@ impl TrackerLink {
                 }
                 return Ok(());
             }
-            (FromTracker::Refused { refusal, why }, Some(Expected::Candidates(_))) => {
-                if let Some(Expected::Candidates(answer)) = self.expected.pop_front() {
-                    let _ = answer.send(Err(LinkFailure::Refused { refusal, why }));
+            (FromTracker::Files { files, more }, Some(Expected::Page(_))) => {
+                if let Some(Expected::Page(answer)) = self.expected.pop_front() {
+                    let _ = answer.send(Ok((files, more)));
+                }
+                return Ok(());
+            }
+            (FromTracker::Refused { refusal, why }, Some(Expected::Candidates(_) | Expected::Page(_))) => {
+                let refused = LinkFailure::Refused { refusal, why };
+                match self.expected.pop_front() {
+                    Some(Expected::Candidates(answer)) => drop(answer.send(Err(refused))),
+                    Some(Expected::Page(answer)) => drop(answer.send(Err(refused))),
+                    _ => {}
                 }
                 return Ok(());
             }
@@ -331,7 +359,7 @@ impl Handler<Ask> for TrackerLink {
         let mut answers = Vec::new();
         for question in questions {
             let (sender, answer) = oneshot::channel();
-            self.asks.push_back((question, sender));
+            self.asks.push_back(Inquiry::WhoHas(question, sender));
             answers.push(answer);
         }
         self.wake.notify_one();
@@ -346,6 +374,37 @@ impl Handler<Ask> for TrackerLink {
             };
             let late = format!("no answer within {} s", TRACKER_ANSWER_TIMEOUT.as_secs());
             timeout(TRACKER_ANSWER_TIMEOUT, all).await.unwrap_or(Err(LinkFailure::NoAnswer(late)))
+        })
+    }
+}
+
+/// Ask the tracker for a page of its catalogue, and whether there is more behind it; answered as [`Ask`].
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<(Vec<ListedFile>, bool), LinkFailure>")]
+pub struct AskPage {
+    /// How the names begin.
+    pub prefix: String,
+    /// The line behind which it begins; `None` for the first page.
+    pub after: Option<(FileName, FileId)>,
+}
+
+impl Handler<AskPage> for TrackerLink {
+    type Result = ResponseFuture<Result<(Vec<ListedFile>, bool), LinkFailure>>;
+
+    fn handle(&mut self, page: AskPage, _: &mut Self::Context) -> Self::Result {
+        if let (Stage::Down, Some(why)) = (self.stage, &self.last_loss) {
+            let lost = LinkFailure::NoAnswer(why.clone());
+            return Box::pin(async move { Err(lost) });
+        }
+        let (sender, answer) = oneshot::channel();
+        self.asks.push_back(Inquiry::Page(page, sender));
+        self.wake.notify_one();
+        Box::pin(async move {
+            let late = format!("no answer within {} s", TRACKER_ANSWER_TIMEOUT.as_secs());
+            match timeout(TRACKER_ANSWER_TIMEOUT, answer).await {
+                Ok(answer) => answer.unwrap_or_else(|_| Err(LinkFailure::NoAnswer("it was left".into()))),
+                Err(_) => Err(LinkFailure::NoAnswer(late)),
+            }
         })
     }
 }
@@ -494,12 +553,16 @@ impl Handler<Lost> for TrackerLink {
     fn handle(&mut self, Lost(why): Lost, _: &mut Self::Context) {
         self.stage = Stage::Down;
         let failure = LinkFailure::NoAnswer(why.clone());
-        let unanswered = self.expected.drain(..).filter_map(|expected| match expected {
-            Expected::Candidates(answer) => Some(answer),
-            Expected::Registered | Expected::Noted => None,
+        let asked = self.asks.drain(..).map(|ask| match ask {
+            Inquiry::WhoHas(_, answer) => Expected::Candidates(answer),
+            Inquiry::Page(_, answer) => Expected::Page(answer),
         });
-        for answer in unanswered.chain(self.asks.drain(..).map(|(_, answer)| answer)) {
-            let _ = answer.send(Err(failure.clone()));
+        for unanswered in self.expected.drain(..).chain(asked) {
+            match unanswered {
+                Expected::Candidates(answer) => drop(answer.send(Err(failure.clone()))),
+                Expected::Page(answer) => drop(answer.send(Err(failure.clone()))),
+                Expected::Registered | Expected::Noted => {}
+            }
         }
         if self.is_leaving {
             self.stop.cancel();

@@ -11,17 +11,17 @@ use actix::prelude::*;
 use tokio_util::task::TaskTracker;
 
 use crate::base::limits::{REMEMBER_AFTER, TRACKER_GRACE, TRACKER_GRACE_IF_NOTHING};
-use crate::base::{FileId, PeerId, What};
+use crate::base::{FileId, FileName, PeerId, Question, What};
 use crate::net::TrackerAddress;
 use crate::peer::gather::{Asking, gather};
 use crate::peer::library::{ListChanged, Rescan};
 use crate::peer::memory::{self, Memory};
 use crate::peer::tracker_link::{
-    Ask, AwaitRegistration, Leave, LinkConfig, LinkFailure, Registration, TrackerLink, TrackerNews,
+    Ask, AskPage, AwaitRegistration, Leave, LinkConfig, LinkFailure, Registration, TrackerLink, TrackerNews,
 };
-use crate::plan::{Remembered, merge_candidates};
+use crate::plan::{Remembered, merge_candidates, merge_pages};
 use crate::wire::Refusal;
-use crate::wire::tracker::{Candidate, Holder};
+use crate::wire::tracker::{Candidate, Holder, ListedFile};
 
 /// What the trackers are needed for.
 pub struct TrackersConfig {
@@ -264,6 +264,74 @@ impl Handler<WhoHas> for Trackers {
         Box::pin(
             answers.into_actor(self).map(move |answers, trackers, ctx| trackers.answer(&what, answers, ctx)),
         )
+    }
+}
+
+/// Ask all trackers for many things at once, of which nothing is remembered: the answers in the same order.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<Vec<Vec<Candidate>>, TrackerFailure>")]
+pub struct WhoHasEach {
+    /// What is looked for.
+    pub questions: Vec<Question>,
+}
+
+impl Handler<WhoHasEach> for Trackers {
+    type Result = ResponseFuture<Result<Vec<Vec<Candidate>>, TrackerFailure>>;
+
+    fn handle(&mut self, WhoHasEach { questions }: WhoHasEach, _: &mut Self::Context) -> Self::Result {
+        let asked = questions.len();
+        let answers = self.to_all(&Ask { questions }, |answer| match answer {
+            Ok(found) if found.iter().all(Vec::is_empty) => Some(TRACKER_GRACE_IF_NOTHING),
+            Ok(_) => Some(TRACKER_GRACE),
+            Err(_) => None,
+        });
+        Box::pin(async move {
+            let (mut answered, failures) = split(answers.await);
+            if answered.is_empty() {
+                return Err(failure_of(failures));
+            }
+            let of_question = |number| {
+                let of_each = answered.iter_mut().filter_map(|found| found.get_mut(number));
+                merge_candidates(of_each.map(std::mem::take))
+            };
+            Ok((0..asked).map(of_question).collect())
+        })
+    }
+}
+
+/// Ask all trackers for a page of their catalogues, and whether there is more behind it.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<(Vec<ListedFile>, bool), TrackerFailure>")]
+pub struct ListFiles {
+    /// How the names begin.
+    pub prefix: String,
+    /// The line behind which the page begins; `None` for the first one.
+    pub after: Option<(FileName, FileId)>,
+}
+
+impl Handler<ListFiles> for Trackers {
+    type Result = ResponseFuture<Result<(Vec<ListedFile>, bool), TrackerFailure>>;
+
+    fn handle(&mut self, ListFiles { prefix, after }: ListFiles, _: &mut Self::Context) -> Self::Result {
+        let ask = AskPage { prefix: prefix.clone(), after: after.clone() };
+        let answers = self.to_all(&ask, |answer| match answer {
+            Ok((page, _)) if page.is_empty() => Some(TRACKER_GRACE_IF_NOTHING),
+            Ok(_) => Some(TRACKER_GRACE),
+            Err(_) => None,
+        });
+        Box::pin(async move {
+            let (mut pages, failures) = split(answers.await);
+            if pages.is_empty() {
+                return Err(failure_of(failures));
+            }
+            // What was not asked for would lead round in circles.
+            let is_asked = |file: &ListedFile| {
+                let is_behind = |(name, id): &(FileName, FileId)| (&file.name, &file.id) > (name, id);
+                file.name.as_str().starts_with(&prefix) && after.as_ref().is_none_or(is_behind)
+            };
+            pages.iter_mut().for_each(|(page, _)| page.retain(is_asked));
+            Ok(merge_pages(pages))
+        })
     }
 }
 

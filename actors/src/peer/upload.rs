@@ -15,20 +15,20 @@ use tokio::time::timeout;
 
 use crate::base::limits::{
     BUSY_RETRY, IDLE_TIMEOUT, MANIFEST_FRAME_SPANS, MAX_OPEN_FILES_PER_UPLOAD, MAX_REQUEST_SPANS,
-    TURN_TIMEOUT,
+    MAX_SMALL_READ_BYTES, MAX_SMALL_READ_FILES, MIN_SPAN_BLOCKS, TURN_TIMEOUT,
 };
-use crate::base::{BlockRun, FileId, PeerId, SpanIndex, SpanSet};
+use crate::base::{BLOCK_LEN_BYTES, BlockRun, FileId, Geometry, PeerId, SpanIndex, SpanSet};
 use crate::content::part::PartData;
 use crate::net::blocks::{Blocks, BlocksSink, FrameReader, send_messages};
 use crate::net::greeting;
-use crate::net::link::LinkError;
+use crate::net::link::{LinkError, write_all};
 use crate::net::reached::seen_by;
-use crate::peer::block_server::{Closed, Give, Gives};
-use crate::peer::library::Suspect;
+use crate::peer::block_server::{Closed, Give, Gives, Serving};
+use crate::peer::library::{ReadSmall, Suspect};
 use crate::peer::shelf::{Open, Served, spans_bytes};
 use crate::peer::trackers::HoldersOf;
 use crate::plan::UploadId;
-use crate::wire::frame::{FrameHeader, FrameLimits};
+use crate::wire::frame::{FrameHeader, FrameLimits, blocks_header};
 use crate::wire::peer::{FromHolder, ToHolder};
 use crate::wire::{Hello, Refusal};
 
@@ -37,9 +37,7 @@ pub(super) struct Upload {
     pub us: PeerId,
     pub id: UploadId,
     pub from: SocketAddr,
-    pub open: Recipient<Open>,
-    pub suspect: Recipient<Suspect>,
-    pub others: Recipient<HoldersOf>,
+    pub serving: Serving,
     /// Who knows what was given to whom.
     pub give: Recipient<Give>,
     pub closed: Recipient<Closed>,
@@ -74,6 +72,8 @@ async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
         opened: Vec::new(),
         told: Vec::new(),
         is_slow: false,
+        next: None,
+        frames: Vec::new(),
         scratch: Vec::new(),
     };
     if !connection.upload.is_granted {
@@ -101,12 +101,44 @@ struct Connection {
     told: Vec<(FileId, Arc<PartData>, SpanSet)>,
     /// Whether the getter did not take the last span within its turn.
     is_slow: bool,
+    /// A request that was read and comes behind the one that is answered now.
+    next: Option<ToHolder>,
+    /// Small files that go out in one go.
+    frames: Vec<u8>,
     scratch: Vec<u8>,
+}
+
+/// A GET of what may be a file of one span.
+struct SmallGet {
+    id: FileId,
+    run: BlockRun,
+    is_fresh: bool,
+}
+
+impl SmallGet {
+    /// The request, if it can be one for a file of one span.
+    fn of(request: &ToHolder) -> Option<SmallGet> {
+        match *request {
+            ToHolder::Get { id, run, fresh } if run.first == 0 && u64::from(run.count) <= MIN_SPAN_BLOCKS => {
+                Some(SmallGet { id, run, is_fresh: fresh })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether this is all of the file that is asked for.
+    fn fits(&self, data: &[u8]) -> bool {
+        let geometry = Geometry::new(data.len() as u64).filter(Geometry::is_single);
+        geometry.is_some_and(|geometry| geometry.spans_of_run(self.run) == Some(0..1))
+    }
 }
 
 impl Connection {
     /// The next request; `None` if there is something to tell first.
     async fn request(&mut self) -> Result<Option<ToHolder>, LinkError> {
+        if let Some(next) = self.next.take() {
+            return Ok(Some(next));
+        }
         let header = tokio::select! {
             header = timeout(IDLE_TIMEOUT, self.reader.header(FrameLimits::CONTROL)) => {
                 header.map_err(|_| LinkError::Idle(IDLE_TIMEOUT))??
@@ -146,6 +178,11 @@ impl Connection {
     }
 
     async fn handle(&mut self, request: ToHolder) -> Result<(), LinkError> {
+        if let Some(get) = SmallGet::of(&request)
+            && !self.opened.iter().any(|(opened, _)| *opened == get.id)
+        {
+            return self.get_small(get).await;
+        }
         match request {
             ToHolder::Hello(_) => self.refuse("HELLO came twice").await,
             ToHolder::Open { id, manifest } => self.open(id, manifest).await,
@@ -178,6 +215,55 @@ impl Connection {
             FromHolder::Manifest { id, values }
         }));
         self.answer(&answers).await
+    }
+
+    /// Answers this GET, and those behind it that were read already, as long as they may be of small
+    /// files: these are read in one go, and sent in one.
+    async fn get_small(&mut self, first: SmallGet) -> Result<(), LinkError> {
+        const MAX_BLOCKS: u64 = MAX_SMALL_READ_BYTES / BLOCK_LEN_BYTES;
+        let mut blocks = u64::from(first.run.count);
+        let mut gets = vec![first];
+        while gets.len() < MAX_SMALL_READ_FILES
+            && let Some(request) = self.reader.buffered_message()
+        {
+            match SmallGet::of(&request).filter(|get| blocks + u64::from(get.run.count) <= MAX_BLOCKS) {
+                Some(get) => {
+                    blocks += u64::from(get.run.count);
+                    gets.push(get);
+                }
+                None => {
+                    self.next = Some(request);
+                    break;
+                }
+            }
+        }
+        let ids = gets.iter().map(|get| get.id).collect();
+        // Who reads is gone when we are about to end.
+        let mut read = self.upload.serving.read.send(ReadSmall { ids }).await.unwrap_or_default().into_iter();
+        for get in gets {
+            match read.next().flatten().filter(|data| get.fits(data)) {
+                Some(data) => {
+                    self.frames.extend_from_slice(&blocks_header(0, data.len()));
+                    self.frames.extend_from_slice(&data);
+                }
+                None => {
+                    self.send_frames().await?;
+                    self.get(get.id, get.run, get.is_fresh).await?;
+                }
+            }
+        }
+        self.send_frames().await
+    }
+
+    /// Sends the small files that were read, when it is our turn.
+    async fn send_frames(&mut self) -> Result<(), LinkError> {
+        if self.frames.is_empty() {
+            return Ok(());
+        }
+        let sending = write_all(self.reader.stream_mut(), &self.frames);
+        let sent = in_turn(&self.upload.turns, &mut self.is_slow, sending).await;
+        self.frames.clear();
+        sent
     }
 
     async fn get(&mut self, id: FileId, run: BlockRun, is_fresh: bool) -> Result<(), LinkError> {
@@ -231,7 +317,7 @@ impl Connection {
         self.upload.give.send(give).await.unwrap_or(all)
     }
 
-    /// Sends a span when it is our turn. Who is slow keeps its turn for a while only, and then has none.
+    /// Sends a span when it is our turn.
     async fn send_span(&mut self, file: &Served, span: SpanIndex) -> Result<(), LinkError> {
         let geometry = file.proof().geometry();
         let blocks = Blocks {
@@ -240,26 +326,14 @@ impl Connection {
             offset: geometry.offset(span),
             len: geometry.len_bytes(span),
         };
-        let turns = Arc::clone(&self.upload.turns);
-        let turn = if self.is_slow { None } else { turns.acquire().await.ok() };
-        let began = Instant::now();
         let is_good = || file.is_unchanged();
         let sending = self.reader.stream_mut().send_blocks(blocks, is_good);
-        tokio::pin!(sending);
-        let sent = match timeout(TURN_TIMEOUT, &mut sending).await {
-            Ok(sent) => sent,
-            Err(_) => {
-                drop(turn);
-                sending.await
-            }
-        };
-        self.is_slow = began.elapsed() >= TURN_TIMEOUT;
-        sent
+        in_turn(&self.upload.turns, &mut self.is_slow, sending).await
     }
 
     async fn peers(&mut self, id: FileId) -> Result<(), LinkError> {
         let asker = self.getter.clone();
-        let known = self.upload.others.send(HoldersOf { id, asker }).await;
+        let known = self.upload.serving.others.send(HoldersOf { id, asker }).await;
         // Who knew the others is gone when we are about to end.
         let mut holders = known.unwrap_or_default();
         let from = self.upload.from.ip().to_canonical();
@@ -272,7 +346,7 @@ impl Connection {
     /// The file is not what was hashed: it is not served any more, and looked at.
     fn suspect(&mut self, id: FileId) {
         self.forget(id);
-        self.upload.suspect.do_send(Suspect { id });
+        self.upload.serving.suspect.do_send(Suspect { id });
     }
 
     fn forget(&mut self, id: FileId) {
@@ -295,7 +369,7 @@ impl Connection {
     }
 
     async fn open_anew(&mut self, id: FileId) -> Option<Served> {
-        let file = self.upload.open.send(Open { id }).await.ok()??;
+        let file = self.upload.serving.open.send(Open { id }).await.ok()??;
         if self.opened.len() == MAX_OPEN_FILES_PER_UPLOAD {
             let (id, _) = self.opened.remove(0);
             self.upload.closed.do_send(Closed { by: self.upload.id, id });
@@ -303,4 +377,24 @@ impl Connection {
         self.opened.push((id, file.clone()));
         Some(file)
     }
+}
+
+/// Sends when it is our turn. Who is slow keeps its turn for a while only, and then has none.
+async fn in_turn(
+    turns: &Semaphore,
+    is_slow: &mut bool,
+    sending: impl Future<Output = Result<(), LinkError>>,
+) -> Result<(), LinkError> {
+    let turn = if *is_slow { None } else { turns.acquire().await.ok() };
+    let began = Instant::now();
+    tokio::pin!(sending);
+    let sent = match timeout(TURN_TIMEOUT, &mut sending).await {
+        Ok(sent) => sent,
+        Err(_) => {
+            drop(turn);
+            sending.await
+        }
+    };
+    *is_slow = began.elapsed() >= TURN_TIMEOUT;
+    sent
 }

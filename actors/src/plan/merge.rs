@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use crate::base::FileId;
 use crate::base::limits::{MAX_ANSWER_CANDIDATES, MAX_ANSWER_NAMES};
-use crate::wire::tracker::{Candidate, Holder};
+use crate::base::{FileId, FileName};
+use crate::wire::tracker::{Candidate, Holder, ListedFile};
 
 /// The candidates of all answers: each content once, in the order of ids and sizes, with the names and
 /// holders of all; a holder once, where the first answer that names it says, and complete if any
@@ -42,6 +42,32 @@ fn add_holders(to: &mut Vec<Holder>, from: Vec<Holder>) {
     }
 }
 
+/// The pages that several trackers list behind the same line, as one page, and whether there is more.
+/// Behind the end of a page that is not a tracker's last one nothing is taken: on its next page there
+/// may be lines in front of it. The holders that two trackers count may be the same, so the larger
+/// count is told.
+pub fn merge_pages(pages: Vec<(Vec<ListedFile>, bool)>) -> (Vec<ListedFile>, bool) {
+    let key = |file: &ListedFile| (file.name.clone(), file.id);
+    // An empty page has nothing to go on behind.
+    let ends = pages.iter().filter(|(_, is_more)| *is_more).filter_map(|(files, _)| files.last());
+    let end = ends.map(key).min();
+    let mut merged: BTreeMap<(FileName, FileId), ListedFile> = BTreeMap::new();
+    for file in pages.into_iter().flat_map(|(files, _)| files) {
+        let key = key(&file);
+        if end.as_ref().is_some_and(|end| key > *end) {
+            continue;
+        }
+        match merged.entry(key) {
+            Entry::Occupied(known) if known.get().holders >= file.holders => {}
+            Entry::Occupied(mut known) => *known.get_mut() = file,
+            Entry::Vacant(place) => {
+                place.insert(file);
+            }
+        }
+    }
+    (merged.into_values().collect(), end.is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +79,24 @@ mod tests {
     fn candidate(id: u8, size: u64, names: &[&str], count: u32, holders: Vec<Holder>) -> Candidate {
         let names = names.iter().map(|name| name.parse().unwrap()).collect();
         Candidate { id: FileId::from_bytes([id; 32]), size, names, holder_count: count, holders }
+    }
+
+    fn listed(name: &str, holders: u32) -> ListedFile {
+        ListedFile { name: name.parse().unwrap(), id: FileId::from_bytes([1; 32]), size: 1, holders }
+    }
+
+    #[test]
+    fn pages_of_several_trackers_are_one_page_that_leaves_no_line_out() {
+        let short = vec![listed("a", 1), listed("c", 2)];
+        let long = vec![listed("b", 1), listed("c", 3), listed("d", 1), listed("e", 1)];
+        let all = vec![listed("a", 1), listed("b", 1), listed("c", 3), listed("d", 1), listed("e", 1)];
+        let merged = |a: bool, b: bool| merge_pages(vec![(short.clone(), a), (long.clone(), b)]);
+        assert_eq!(merged(false, false), (all.clone(), false));
+        // Behind "c" the first one may have what nobody has told yet.
+        assert_eq!(merged(true, false), (all[..3].to_vec(), true));
+        assert_eq!(merged(false, true), (all.clone(), true));
+        assert_eq!(merge_pages(vec![]), (vec![], false));
+        assert_eq!(merge_pages(vec![(vec![], true)]), (vec![], false));
     }
 
     #[test]

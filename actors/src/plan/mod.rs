@@ -22,7 +22,7 @@ pub use file::{Choice, FilePlan, Holding};
 pub use given::{Given, UploadId};
 pub use holders::{DialState, Holders};
 pub use job::{FileIndex, JobPlan, Request, Settled, SourceId};
-pub use merge::merge_candidates;
+pub use merge::{merge_candidates, merge_pages};
 pub use rate::Rate;
 pub use remembered::Remembered;
 pub use told::{Telling, ToldList};

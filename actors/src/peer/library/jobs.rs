@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -185,4 +186,16 @@ pub(super) fn open_first(files: &Path, wanted: Vec<(FileName, Entry)>) -> Opened
         }
     }
     Opened { file: Err(refused.map_or(OpenError::Missing, OpenError::Io)), stale }
+}
+
+/// Reads these files, each if it is as it was hashed; it still is when it was read.
+pub(super) fn read_each(files: &Path, wanted: Vec<Option<(FileName, Stamp)>>) -> Vec<Option<Vec<u8>>> {
+    let folder = Folder::open(files).ok();
+    let read = |(name, stamp): (FileName, Stamp)| {
+        let (file, found) = folder.as_ref()?.open_file(&name).ok().filter(|(_, found)| *found == stamp)?;
+        let mut data = vec![0; found.size as usize];
+        file.read_exact_at(&mut data, 0).ok()?;
+        Stamp::of(&file).is_ok_and(|now| now == stamp).then_some(data)
+    };
+    wanted.into_iter().map(|wanted| wanted.and_then(read)).collect()
 }
