@@ -1034,6 +1034,12 @@ impl Downloader {
         self.ask(copy, ctx, move |job, copied, ctx| {
             job.copies -= 1;
             job.file(index).is_copying = false;
+            if let (Some(library), Some(proof), Ok(stamp)) =
+                (&job.library, &job.files[index.0 as usize].proof, &copied)
+            {
+                // Shared at once, and not when a look finds it.
+                library.do_send(AddFile { name: to.name.clone(), proof: proof.clone(), stamp: *stamp });
+            }
             job.events.do_send(match copied {
                 Ok(_) => JobEvent::Done(FileDone {
                     name,
