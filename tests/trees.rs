@@ -11,6 +11,7 @@ use std::path::Path;
 use enxame_actors::base::What;
 use enxame_actors::peer::Want;
 use enxame_actors::peer::events::{JobError, JobEvent};
+use enxame_actors::wire::tracker::Candidate;
 use support::binary::enxame;
 use support::files::SPAN;
 use support::job::{Running, Watched, fetch, into_folder, part_files, sums_up, to_name, to_stream, what};
@@ -173,6 +174,13 @@ fn a_peer_fetches_a_folder_under_its_whole_name_and_shares_it_on() {
         assert!(told.all_failed().is_empty(), "{told:#?}");
         assert_eq!(told.all_done().len(), files.len(), "each is told once");
         assert_holds(&second.files.join("a/tree"), &files);
+        for name in files.keys() {
+            let is_second = |found: &[Candidate]| {
+                let mut holders = found.iter().flat_map(|candidate| &candidate.holders);
+                holders.any(|holder| holder.peer.as_str() == "p2")
+            };
+            tracker.until("the second holder", &format!("a/tree/{name}"), is_second).await;
+        }
         holder.stop().await;
 
         let to = test.folder();

@@ -173,9 +173,9 @@ pub const MAX_TREE_FILES_OPEN: usize = 4096;
 pub const TREE_BATCH_FILES: usize = 256;
 /// Small files that are written and wait for their names together, before they are made durable.
 pub const PUBLISH_AFTER_FILES: usize = 1024;
-/// Small files that a holder reads in one go, as many as were asked for in this number of bytes...
+/// Bytes of small files that a holder reads in one go, if they were asked for one behind the other...
 pub const MAX_SMALL_READ_BYTES: u64 = 256 << 10;
-/// ... and this number of requests: an empty file is a request too.
+/// ... and how many of them: an empty file is a request too.
 pub const MAX_SMALL_READ_FILES: usize = 128;
 /// Threads that move data: more than this many cores are not filled by sockets, but by hashing.
 pub const MAX_DATA_THREADS: usize = 4;

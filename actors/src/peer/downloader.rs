@@ -202,6 +202,8 @@ pub struct Downloader {
     /// Small files of wanted folders that have come and wait for their names.
     unpublished: Vec<FileIndex>,
     is_publishing: bool,
+    /// Whether many files are taken up one after the other, and what to ask for is decided behind them.
+    is_gathering: bool,
     /// Copies of finished files that are being made, and those that wait for that.
     copies: usize,
     copies_waiting: usize,
@@ -231,6 +233,7 @@ impl Downloader {
             next_tree: 0,
             unpublished: Vec::new(),
             is_publishing: false,
+            is_gathering: false,
             memory: config.memory,
             library: config.library,
             shelf: config.shelf,
@@ -677,9 +680,12 @@ impl Downloader {
             return;
         }
         self.ask(PrepareEach(prepare), ctx, move |job, prepared, ctx| {
+            job.is_gathering = true;
             for (index, prepared) in files.into_iter().zip(prepared) {
                 job.prepared(index, prepared, ctx);
             }
+            job.is_gathering = false;
+            job.assign_all();
         });
     }
 
@@ -832,10 +838,18 @@ impl Downloader {
 
     fn assign(&mut self, id: SourceId) {
         let Some(source) = self.sources.get(&id).filter(|source| source.ending.is_none()) else { return };
-        for request in self.plan.assign(id, Instant::now()) {
+        // It is done at the end, for many files at once.
+        if self.is_gathering {
+            return;
+        }
+        let requests = self.plan.assign(id, Instant::now()).into_iter().filter_map(|request| {
             let file = &self.files[request.file.0 as usize];
-            let Some(geometry) = file.geometry() else { continue };
-            source.connection.do_send(Order::Get { request, id: file.id, geometry });
+            let (id, geometry) = (file.id, file.geometry()?);
+            Some((request, id, geometry))
+        });
+        let gets: Vec<_> = requests.collect();
+        if !gets.is_empty() {
+            source.connection.do_send(Order::Get(gets));
         }
     }
 
@@ -1033,6 +1047,12 @@ impl Downloader {
         self.ask(copy, ctx, move |job, copied, ctx| {
             job.copies -= 1;
             job.file(index).is_copying = false;
+            if let (Some(library), Some(proof), Ok(stamp)) =
+                (&job.library, &job.files[index.0 as usize].proof, &copied)
+            {
+                // Shared at once, and not when a look finds it.
+                library.do_send(AddFile { name: to.name.clone(), proof: proof.clone(), stamp: *stamp });
+            }
             job.events.do_send(match copied {
                 Ok(_) => JobEvent::Done(FileDone {
                     name,
@@ -1572,9 +1592,12 @@ impl Handler<SourceReport> for Downloader {
                 source.is_connected = true;
                 let source = &self.sources[&id];
                 self.tell_source(source, SourceState::Connected);
+                self.is_gathering = true;
                 for index in self.fetching() {
                     self.engage_source(index, id);
                 }
+                self.is_gathering = false;
+                self.assign(id);
             }
             SourceFact::Opened { file, size, spans, manifest } => {
                 self.opened(id, file, size, spans, manifest, ctx)

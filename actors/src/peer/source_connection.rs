@@ -101,15 +101,9 @@ pub enum Order {
         /// Whether the manifest is needed.
         manifest: bool,
     },
-    /// Fetch spans.
-    Get {
-        /// Which spans of which file.
-        request: Request,
-        /// The file's id.
-        id: FileId,
-        /// The file's geometry.
-        geometry: Geometry,
-    },
+    /// Fetch spans: which ones of which file, its id and its geometry. All that is asked for at the same
+    /// time is one order, for each wakes another thread.
+    Get(Vec<(Request, FileId, Geometry)>),
     /// Ask who else has a file.
     Peers {
         /// The file.

@@ -199,11 +199,12 @@ impl Talk {
                     self.expected.push_back(Expected::Opened { file, id, size });
                     requests.push(ToHolder::Open { id, manifest });
                 }
-                Order::Get { request, id, geometry } => {
-                    let Request { file, spans, is_fresh } = request;
-                    requests.push(ToHolder::Get { id, run: geometry.run(&spans), fresh: is_fresh });
-                    let (next, end) = (spans.start, spans.end);
-                    self.expected.push_back(Expected::Blocks { file, id, geometry, next, end, is_fresh });
+                Order::Get(gets) => {
+                    for (Request { file, spans, is_fresh }, id, geometry) in gets {
+                        requests.push(ToHolder::Get { id, run: geometry.run(&spans), fresh: is_fresh });
+                        let (next, end) = (spans.start, spans.end);
+                        self.expected.push_back(Expected::Blocks { file, id, geometry, next, end, is_fresh });
+                    }
                 }
                 Order::Peers { file, id } => {
                     self.expected.push_back(Expected::Holders { file, id });

@@ -2,6 +2,7 @@
 //!
 //! Between two requests it tells which spans of partial files have come meanwhile.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream};
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,9 +16,9 @@ use tokio::time::timeout;
 
 use crate::base::limits::{
     BUSY_RETRY, IDLE_TIMEOUT, MANIFEST_FRAME_SPANS, MAX_OPEN_FILES_PER_UPLOAD, MAX_REQUEST_SPANS,
-    MAX_SMALL_READ_BYTES, MAX_SMALL_READ_FILES, MIN_SPAN_BLOCKS, TURN_TIMEOUT,
+    MAX_SMALL_READ_FILES, MIN_SPAN_BLOCKS, TURN_TIMEOUT,
 };
-use crate::base::{BLOCK_LEN_BYTES, BlockRun, FileId, Geometry, PeerId, SpanIndex, SpanSet};
+use crate::base::{BlockRun, FileId, Geometry, PeerId, SpanIndex, SpanSet};
 use crate::content::part::PartData;
 use crate::net::blocks::{Blocks, BlocksSink, FrameReader, send_messages};
 use crate::net::greeting;
@@ -72,7 +73,7 @@ async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
         opened: Vec::new(),
         told: Vec::new(),
         is_slow: false,
-        next: None,
+        next: VecDeque::new(),
         frames: Vec::new(),
         scratch: Vec::new(),
     };
@@ -101,8 +102,8 @@ struct Connection {
     told: Vec<(FileId, Arc<PartData>, SpanSet)>,
     /// Whether the getter did not take the last span within its turn.
     is_slow: bool,
-    /// A request that was read and comes behind the one that is answered now.
-    next: Option<ToHolder>,
+    /// Requests that were read and come behind the one that is answered now: fewer than are read in one go.
+    next: VecDeque<ToHolder>,
     /// Small files that go out in one go.
     frames: Vec<u8>,
     scratch: Vec<u8>,
@@ -136,7 +137,7 @@ impl SmallGet {
 impl Connection {
     /// The next request; `None` if there is something to tell first.
     async fn request(&mut self) -> Result<Option<ToHolder>, LinkError> {
-        if let Some(next) = self.next.take() {
+        if let Some(next) = self.next.pop_front() {
             return Ok(Some(next));
         }
         let header = tokio::select! {
@@ -220,37 +221,38 @@ impl Connection {
     /// Answers this GET, and those behind it that were read already, as long as they may be of small
     /// files: these are read in one go, and sent in one.
     async fn get_small(&mut self, first: SmallGet) -> Result<(), LinkError> {
-        const MAX_BLOCKS: u64 = MAX_SMALL_READ_BYTES / BLOCK_LEN_BYTES;
-        let mut blocks = u64::from(first.run.count);
-        let mut gets = vec![first];
+        let mut gets = VecDeque::from([first]);
         while gets.len() < MAX_SMALL_READ_FILES
-            && let Some(request) = self.reader.buffered_message()
+            && let Some(request) = self.next.pop_front().or_else(|| self.reader.buffered_message())
         {
-            match SmallGet::of(&request).filter(|get| blocks + u64::from(get.run.count) <= MAX_BLOCKS) {
-                Some(get) => {
-                    blocks += u64::from(get.run.count);
-                    gets.push(get);
-                }
+            match SmallGet::of(&request) {
+                Some(get) => gets.push_back(get),
                 None => {
-                    self.next = Some(request);
+                    self.next.push_front(request);
                     break;
                 }
             }
         }
         let ids = gets.iter().map(|get| get.id).collect();
         // Who reads is gone when we are about to end.
-        let mut read = self.upload.serving.read.send(ReadSmall { ids }).await.unwrap_or_default().into_iter();
-        for get in gets {
-            match read.next().flatten().filter(|data| get.fits(data)) {
-                Some(data) => {
-                    self.frames.extend_from_slice(&blocks_header(0, data.len()));
-                    self.frames.extend_from_slice(&data);
-                }
-                None => {
-                    self.send_frames().await?;
-                    self.get(get.id, get.run, get.is_fresh).await?;
-                }
-            }
+        let read = self.upload.serving.read.send(ReadSmall { ids }).await.unwrap_or_default();
+        for data in read {
+            let Some(get) = gets.pop_front() else { break };
+            let Some(data) = data.filter(|data| get.fits(data)) else {
+                gets.push_front(get);
+                break;
+            };
+            self.frames.extend_from_slice(&blocks_header(0, data.len()));
+            self.frames.extend_from_slice(&data);
+        }
+        if self.frames.is_empty()
+            && let Some(get) = gets.pop_front()
+        {
+            self.get(get.id, get.run, get.is_fresh).await?;
+        }
+        // What was too much for one go, or has to be looked at by itself, comes first the next time.
+        for SmallGet { id, run, is_fresh } in gets.into_iter().rev() {
+            self.next.push_front(ToHolder::Get { id, run, fresh: is_fresh });
         }
         self.send_frames().await
     }
