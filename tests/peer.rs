@@ -18,7 +18,7 @@ use enxame_actors::peer::tracker_link::{
     AwaitRegistration, Leave, LinkConfig, Registration, TrackerLink, TrackerNews,
 };
 use enxame_actors::peer::trackers::TrackerFailure;
-use enxame_actors::peer::{Peer, PeerConfig, PeerError};
+use enxame_actors::peer::{Peer, PeerConfig, PeerError, RateLimits};
 use enxame_actors::tracker::{LeaveReason, TrackerEvent};
 use enxame_actors::wire::peer::{FromHolder, ToHolder};
 use enxame_actors::wire::tracker::{Candidate, Listing};
@@ -492,6 +492,7 @@ fn a_peer_that_cannot_have_its_folder_or_its_port_says_which() {
             listen: tracker.address(),
             trackers: vec![tracker.address().into()],
             wants: Vec::new(),
+            limits: RateLimits::default(),
         };
         let error = Peer::start(config, None).await.err();
         assert!(

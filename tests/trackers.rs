@@ -12,7 +12,7 @@ use enxame_actors::base::limits::{MAX_ANSWER_HOLDERS, TRACKER_ANSWER_TIMEOUT, TR
 use enxame_actors::peer::events::{JobError, JobEvent, SourceState};
 use enxame_actors::peer::library::{AwaitReady, Library, LibraryConfig, ListChanged, Stop, Subscribe};
 use enxame_actors::peer::trackers::{LeaveAll, TrackerFailure, TrackersConfig};
-use enxame_actors::peer::{Peer, PeerConfig, PeerError};
+use enxame_actors::peer::{Peer, PeerConfig, PeerError, RateLimits};
 use enxame_actors::tracker::{LeaveReason, TrackerEvent};
 use enxame_actors::wire::peer::{FromHolder, ToHolder};
 use enxame_actors::wire::tracker::{Candidate, Holder};
@@ -215,6 +215,7 @@ fn one_tracker_under_two_names_is_told_apart_from_two() {
             listen: ([127, 0, 0, 1], 0).into(),
             trackers: vec![tracker.address().into(), format!("localhost:{port}").parse().unwrap()],
             wants: Vec::new(),
+            limits: RateLimits::default(),
         };
         match test.wait_for("the refusal", Peer::start(config, None)).await.err() {
             Some(PeerError::Tracker(TrackerFailure::Refused { why, .. })) => {
@@ -497,6 +498,7 @@ async fn start_alone(test: &Test, nobody: impl Trackers, root: &Path, text: &str
         listen: ([127, 0, 0, 1], 0).into(),
         trackers: nobody.addresses(),
         wants: vec![what(text)],
+        limits: RateLimits::default(),
     };
     test.wait_for("the peer to start or to fail", Peer::start(config, None)).await
 }

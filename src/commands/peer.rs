@@ -25,6 +25,7 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
             listen: args.listen,
             trackers: args.tracker.addresses(),
             wants: args.get.clone(),
+            limits: args.limits.limits(),
         };
         let news = News { ui: ui.clone(), is_ready: false }.start();
         let peer = tokio::select! {

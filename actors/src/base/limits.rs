@@ -138,6 +138,8 @@ pub const MAX_SENDING_UPLOADS: usize = 8;
 /// A reader that does not take a span in this time has no turns from then on: it is slower than the
 /// uplink, and would keep others waiting.
 pub const TURN_TIMEOUT: Duration = Duration::from_millis(250);
+/// Bytes that are moved at once under a limit that a user set: at 20 MB/s some 300 pieces per second.
+pub const MAX_LIMITED_PIECE_BYTES: usize = 64 << 10;
 /// Download connections of one job.
 pub const MAX_DOWNLOAD_CONNECTIONS: usize = 16;
 /// In this time from its start a job makes only half of its connections. Who starts together gets to

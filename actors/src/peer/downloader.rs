@@ -20,6 +20,7 @@ use crate::base::limits::{
 use crate::base::{FileId, FileName, PeerId, Question, SpanIndex, SpanSet, What};
 use crate::content::folder::{Folder, Stamp};
 use crate::content::tree::{Proof, SpanHash};
+use crate::net::Limiter;
 use crate::peer::assembler::{
     Assembler, Begin, Begun, Copy, Finish, Forget, Handoff, Outcome, Output, Place, Prepare, Prepared,
     StopAssembling, StreamAdvanced,
@@ -89,6 +90,8 @@ pub struct DownloaderConfig {
     pub events: Recipient<JobEvent>,
     /// Where connections run.
     pub threads: Turns,
+    /// The limit on all downloads together.
+    pub limiter: Option<Limiter>,
     /// Equal seeds make equal choices.
     pub seed: u64,
 }
@@ -119,6 +122,7 @@ pub struct Downloader {
     shelf: Recipient<Lend>,
     events: Recipient<JobEvent>,
     threads: Turns,
+    limiter: Option<Limiter>,
     rng: fastrand::Rng,
     assembler: Option<Addr<Assembler>>,
     facts: Option<Recipient<SourceReport>>,
@@ -167,6 +171,7 @@ impl Downloader {
             shelf: config.shelf,
             events: config.events,
             threads: config.threads,
+            limiter: config.limiter,
             rng: fastrand::Rng::with_seed(config.seed),
             assembler: None,
             facts: None,
@@ -886,6 +891,7 @@ impl Downloader {
             us: self.us.clone(),
             peer: peer.clone(),
             address,
+            limiter: self.limiter.clone(),
             handoff: Handoff::to(assembler.clone().recipient()),
             facts,
         };

@@ -10,11 +10,11 @@ use actix_rt::Arbiter;
 use tokio::net::TcpListener;
 
 use crate::base::limits::{RESERVED_PREFIX, SHUTDOWN_STEP_TIMEOUT, TRACKER_START_TIMEOUT};
-use crate::base::{PeerId, What};
+use crate::base::{ByteRate, PeerId, What};
 use crate::content::folder::Folder;
 use crate::content::part::Unfinished;
-use crate::net::TrackerAddress;
-use crate::peer::block_server::{BlockServer, StopServing};
+use crate::net::{Limiter, TrackerAddress};
+use crate::peer::block_server::{BlockServer, BlockServerConfig, StopServing};
 use crate::peer::downloader::{AwaitJob, CancelJob, Destination, Downloader, DownloaderConfig, Want};
 use crate::peer::events::JobEvent;
 use crate::peer::library::{
@@ -27,6 +27,15 @@ use crate::peer::tracker_link::TrackerNews;
 use crate::peer::trackers::{
     AwaitTracker, LeaveAll, Remembers, TrackerFailure, Trackers, TrackersConfig, WhoHas,
 };
+
+/// Limits on the data that a process moves, all connections together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RateLimits {
+    /// On what it sends.
+    pub upload: Option<ByteRate>,
+    /// On what it receives.
+    pub download: Option<ByteRate>,
+}
 
 /// What a peer is started with.
 #[derive(Clone, Debug)]
@@ -42,6 +51,8 @@ pub struct PeerConfig {
     /// What it is about to fetch. If no tracker answers, it starts all the same when it remembers
     /// holders of one of these.
     pub wants: Vec<What>,
+    /// How fast it may send and receive.
+    pub limits: RateLimits,
 }
 
 /// Why a peer or a fetch could not start.
@@ -89,6 +100,8 @@ pub struct Peer {
     shelf: Addr<Shelf>,
     server: Addr<BlockServer>,
     threads: DataThreads,
+    /// The limit on all its downloads, of whatever job.
+    download: Option<Limiter>,
 }
 
 impl Peer {
@@ -121,7 +134,9 @@ impl Peer {
             news,
             memory: Some(memory.expect("it does not panic, and the runtime lives")),
         });
-        let (shelf, server) = serve(&config.id, listener, Some(&library), &trackers, threads.turns());
+        let RateLimits { upload, download } = config.limits;
+        let upload = upload.map(Limiter::new);
+        let (shelf, server) = serve(&config.id, listener, Some(&library), &trackers, threads.turns(), upload);
         let mut peer = Peer {
             id: config.id,
             address,
@@ -133,6 +148,7 @@ impl Peer {
             shelf,
             server,
             threads,
+            download: download.map(Limiter::new),
         };
         match peer.get_ready(config.wants).await {
             Ok(()) => Ok(peer),
@@ -238,6 +254,7 @@ impl Peer {
             shelf: self.shelf.clone().recipient(),
             events,
             threads: self.threads.turns(),
+            limiter: self.download.clone(),
             seed: fastrand::u64(..),
         }))
     }
@@ -270,12 +287,20 @@ fn serve(
     library: Option<&Addr<Library>>,
     trackers: &Addr<Trackers>,
     threads: Turns,
+    limiter: Option<Limiter>,
 ) -> (Addr<Shelf>, Addr<BlockServer>) {
     let library = library.map(|library| (library.clone().recipient(), library.clone().recipient()));
     let (shelf, grown) = Shelf::start(library, trackers.clone().recipient());
-    let others = trackers.clone().recipient();
-    let (open, suspect) = (shelf.clone().recipient(), shelf.clone().recipient());
-    let server = BlockServer::start(us.clone(), listener, open, suspect, others, grown, threads);
+    let config = BlockServerConfig {
+        us: us.clone(),
+        open: shelf.clone().recipient(),
+        suspect: shelf.clone().recipient(),
+        others: trackers.clone().recipient(),
+        growth: grown,
+        threads,
+        limiter,
+    };
+    let server = BlockServer::start(listener, config);
     (shelf, server)
 }
 
@@ -313,6 +338,8 @@ pub struct FetchConfig {
     pub wants: Vec<Want>,
     /// Whether other contents at their places are replaced.
     pub overwrite: bool,
+    /// How fast it may send and receive.
+    pub limits: RateLimits,
 }
 
 /// A job of its own, without a shared folder. While it runs, it serves what it has already.
@@ -347,7 +374,9 @@ impl Fetch {
             news: None,
             memory: None,
         });
-        let (shelf, server) = serve(&config.us, listener, None, &trackers, threads.turns());
+        let RateLimits { upload, download } = config.limits;
+        let upload = upload.map(Limiter::new);
+        let (shelf, server) = serve(&config.us, listener, None, &trackers, threads.turns(), upload);
         let job = Job(Downloader::start(DownloaderConfig {
             us: config.us,
             wants: config.wants,
@@ -360,6 +389,7 @@ impl Fetch {
             shelf: shelf.clone().recipient(),
             events,
             threads: threads.turns(),
+            limiter: download.map(Limiter::new),
             seed: fastrand::u64(..),
         }));
         Ok(Fetch { job, trackers, shelf, server, threads })

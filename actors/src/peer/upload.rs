@@ -21,6 +21,7 @@ use crate::base::{BlockRun, FileId, PeerId, SpanIndex, SpanSet};
 use crate::content::part::PartData;
 use crate::net::blocks::{Blocks, BlocksSink, FrameReader, send_messages};
 use crate::net::greeting;
+use crate::net::limiter::Limiter;
 use crate::net::link::LinkError;
 use crate::net::reached::seen_by;
 use crate::peer::block_server::{Closed, Give, Gives};
@@ -45,6 +46,8 @@ pub(super) struct Upload {
     pub closed: Recipient<Closed>,
     /// The turns of those who send.
     pub turns: Arc<Semaphore>,
+    /// The limit on all uploads together.
+    pub limiter: Option<Limiter>,
     /// Changes whenever a partial file has got a span.
     pub growth: watch::Receiver<u64>,
     /// Whether there is room for it; else it is told to come back.
@@ -231,7 +234,8 @@ impl Connection {
         self.upload.give.send(give).await.unwrap_or(all)
     }
 
-    /// Sends a span when it is our turn. Who is slow keeps its turn for a while only, and then has none.
+    /// Sends a span when it is our turn, under a limit in pieces. Who is slow keeps its turn for a
+    /// while only, and then has none.
     async fn send_span(&mut self, file: &Served, span: SpanIndex) -> Result<(), LinkError> {
         let geometry = file.proof().geometry();
         let blocks = Blocks {
@@ -240,11 +244,33 @@ impl Connection {
             offset: geometry.offset(span),
             len: geometry.len_bytes(span),
         };
+        let Some(limiter) = self.upload.limiter.clone() else {
+            return self.send_part(file, blocks, 0..blocks.len).await;
+        };
+        let piece_bytes = limiter.piece_bytes();
+        let mut part = 0..blocks.len.min(piece_bytes);
+        loop {
+            // Without a turn: who waits for the limit keeps nobody waiting, and is not slow.
+            limiter.take(part.len()).await;
+            self.send_part(file, blocks, part.clone()).await?;
+            if part.end == blocks.len {
+                return Ok(());
+            }
+            part = part.end..blocks.len.min(part.end + piece_bytes);
+        }
+    }
+
+    async fn send_part(
+        &mut self,
+        file: &Served,
+        blocks: Blocks<'_>,
+        part: Range<usize>,
+    ) -> Result<(), LinkError> {
         let turns = Arc::clone(&self.upload.turns);
         let turn = if self.is_slow { None } else { turns.acquire().await.ok() };
         let began = Instant::now();
         let is_good = || file.is_unchanged();
-        let sending = self.reader.stream_mut().send_blocks(blocks, is_good);
+        let sending = self.reader.stream_mut().send_part(blocks, part, is_good);
         tokio::pin!(sending);
         let sent = match timeout(TURN_TIMEOUT, &mut sending).await {
             Ok(sent) => sent,
