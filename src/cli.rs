@@ -133,9 +133,13 @@ Examples:
   enxame peer alice --tracker 10.0.0.1
   enxame peer gpu7 --tracker 10.0.0.1 --root /srv/enxame --get model.bin --get vocab.json",
     after_long_help = format!("\
-Prints `ready peer ID ADDR` to stdout when it shares: one of its trackers knows it then. Files that
-are added to the folder, changed or removed are noticed while it runs. SIGINT and SIGTERM end it in
-order.
+Prints `ready peer ID ADDR` to stdout when it shares: one of its trackers knows it then. What is new
+in the folder has to be hashed first, which is remembered for the next start. If that takes longer
+than 3 s, it is ready with the files that are hashed by then, and each other one is shared as soon as
+it is hashed; a bar shows how far that is.
+
+Files that are added to the folder, changed or removed are noticed while it runs. SIGINT and SIGTERM
+end it in order.
 
 Of several trackers, those that do not answer are tried again for as long as it runs. Who holds what
 it asked for is remembered in DIR/ID/.enxame: if no tracker answers, --get asks those holders, at

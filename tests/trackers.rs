@@ -107,7 +107,8 @@ fn a_confirmation_looks_at_the_folder_for_every_tracker() {
         let content = Content::random(&mut test.rng(), 1000);
         let path = content.write(&root.join("files"), "a");
         // Nobody watches the folder: only the look in front of a confirmation finds the change.
-        let library = Library::start(LibraryConfig { root, watch: false }, &Arbiter::current());
+        let library =
+            Library::start(LibraryConfig { root, watch: false, progress: None }, &Arbiter::current());
         let links = enxame_actors::peer::trackers::Trackers::start(TrackersConfig {
             trackers: [trackers[0].address(), trackers[1].address()].addresses(),
             us: "p1".parse().unwrap(),
@@ -215,6 +216,7 @@ fn one_tracker_under_two_names_is_told_apart_from_two() {
             listen: ([127, 0, 0, 1], 0).into(),
             trackers: vec![tracker.address().into(), format!("localhost:{port}").parse().unwrap()],
             wants: Vec::new(),
+            progress: None,
             limits: RateLimits::default(),
         };
         match test.wait_for("the refusal", Peer::start(config, None)).await.err() {
@@ -498,6 +500,7 @@ async fn start_alone(test: &Test, nobody: impl Trackers, root: &Path, text: &str
         listen: ([127, 0, 0, 1], 0).into(),
         trackers: nobody.addresses(),
         wants: vec![what(text)],
+        progress: None,
         limits: RateLimits::default(),
     };
     test.wait_for("the peer to start or to fail", Peer::start(config, None)).await

@@ -274,5 +274,6 @@ async fn start_limited_peer(
     let id: PeerId = id.parse().expect("a peer id");
     let listen = ([127, 0, 0, 1], 0).into();
     let trackers = trackers.addresses();
-    Peer::start(PeerConfig { id, root, listen, trackers, wants: Vec::new(), limits }, news).await
+    Peer::start(PeerConfig { id, root, listen, trackers, wants: Vec::new(), progress: None, limits }, news)
+        .await
 }

@@ -115,6 +115,9 @@ pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 pub const WATCH_QUIET: Duration = Duration::from_millis(100);
 /// From the first change of what is remembered of holders to its writing: many changes are one file.
 pub const REMEMBER_AFTER: Duration = Duration::from_secs(2);
+/// How long a starting peer waits for the hashing of what is new in its folder: then it is ready with
+/// what it has, and shares the rest as it is hashed. A folder that somebody waits for is done by then.
+pub const FIRST_SCAN_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a job looks at its sources and reports progress.
 pub const JOB_TICK: Duration = Duration::from_millis(250);
 /// How long a BUSY holder asks the getter to wait.

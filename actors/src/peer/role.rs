@@ -18,7 +18,8 @@ use crate::peer::block_server::{BlockServer, BlockServerConfig, StopServing};
 use crate::peer::downloader::{AwaitJob, CancelJob, Destination, Downloader, DownloaderConfig, Want};
 use crate::peer::events::JobEvent;
 use crate::peer::library::{
-    self, AwaitReady, FirstScan, FolderError, Library, LibraryConfig, ListChanged, Subscribe, TakeUnfinished,
+    self, AwaitReady, FirstScan, FolderError, Hashing, Library, LibraryConfig, ListChanged, Subscribe,
+    TakeUnfinished,
 };
 use crate::peer::memory::Memory;
 use crate::peer::shelf::{CloseShelf, Shelf};
@@ -51,6 +52,8 @@ pub struct PeerConfig {
     /// What it is about to fetch. If no tracker answers, it starts all the same when it remembers
     /// holders of one of these.
     pub wants: Vec<What>,
+    /// Who hears how far the hashing of its folder is.
+    pub progress: Option<Recipient<Hashing>>,
     /// How fast it may send and receive.
     pub limits: RateLimits,
 }
@@ -105,8 +108,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts a peer; its folder is indexed, and it is registered and its list told to a tracker at
-    /// least, when this returns. Has to be called in an actix system.
+    /// Starts a peer; its folder is indexed, or what takes long of that is under way, and it is
+    /// registered and its list told to a tracker at least, when this returns. Has to be called in an actix system.
     ///
     /// # Errors
     /// A folder or an address that cannot be used, no tracker that answers, or one at which another
@@ -124,7 +127,10 @@ impl Peer {
         let state = home.join(RESERVED_PREFIX);
         let memory = tokio::task::spawn_blocking(move || Memory::load(state)).await;
         let threads = DataThreads::start().map_err(PeerError::Threads)?;
-        let library = Library::start(LibraryConfig { root: home.clone(), watch: true }, &Arbiter::current());
+        let library = Library::start(
+            LibraryConfig { root: home.clone(), watch: true, progress: config.progress },
+            &Arbiter::current(),
+        );
         let trackers = Trackers::start(TrackersConfig {
             trackers: config.trackers,
             us: config.id.clone(),
@@ -162,7 +168,7 @@ impl Peer {
         }
     }
 
-    /// Waits until the first index is complete and told. The tracker is asked first: nobody should
+    /// Waits until the first index is complete, or long enough, and told. The tracker is asked first: nobody should
     /// wait for a long scan to hear that there is no tracker.
     async fn get_ready(&mut self, wants: Vec<What>) -> Result<(), PeerError> {
         let is_alone = match self.registered().await {
