@@ -8,8 +8,9 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use enxame_actors::base::limits::MIN_REFRESH_INTERVAL;
-use enxame_actors::base::{PeerId, What, WhatError};
+use enxame_actors::base::{ByteRate, PeerId, What, WhatError};
 use enxame_actors::net::TrackerAddress;
+use enxame_actors::peer::RateLimits;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -136,9 +137,13 @@ Examples:
   enxame peer alice --tracker 10.0.0.1
   enxame peer gpu7 --tracker 10.0.0.1 --root /srv/enxame --get model.bin --get vocab.json",
     after_long_help = format!("\
-Prints `ready peer ID ADDR` to stdout when it shares: one of its trackers knows it then. Files that
-are added to the folder, changed or removed are noticed while it runs. SIGINT and SIGTERM end it in
-order.
+Prints `ready peer ID ADDR` to stdout when it shares: one of its trackers knows it then. What is new
+in the folder has to be hashed first, which is remembered for the next start. If that takes longer
+than 3 s, it is ready with the files that are hashed by then, and each other one is shared as soon as
+it is hashed; a bar shows how far that is.
+
+Files that are added to the folder, changed or removed are noticed while it runs. SIGINT and SIGTERM
+end it in order.
 
 Of several trackers, those that do not answer are tried again for as long as it runs. Who holds what
 it asked for is remembered in DIR/ID/.enxame: if no tracker answers, --get asks those holders, at
@@ -176,6 +181,8 @@ pub(crate) struct PeerArgs {
     /// Let --get replace files of the folder that have another content
     #[arg(long, env = "ENXAME_OVERWRITE", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(crate) overwrite: bool,
+    #[command(flatten)]
+    pub(crate) limits: LimitOptions,
 }
 
 /// Fetch files from all who have them, into the current folder
@@ -206,6 +213,7 @@ Examples:
   enxame get models/ --tracker 10.0.0.1 -o /srv/models
   enxame get model.bin@1a2b3c4d --tracker 10.0.0.1 -o models/
   enxame get data.tar --tracker 10.0.0.1 -o - | tar x
+  enxame get model.bin --tracker 10.0.0.1 --download-limit 20MiB/s
 
 {EXIT_CODES}")
 )]
@@ -228,6 +236,8 @@ pub(crate) struct GetArgs {
     /// Replace a target that has another content
     #[arg(long, env = "ENXAME_OVERWRITE", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(crate) overwrite: bool,
+    #[command(flatten)]
+    pub(crate) limits: LimitOptions,
 }
 
 /// List the files that fit, and who has them
@@ -281,6 +291,30 @@ pub(crate) struct HashArgs {
     /// Files to hash; - is stdin
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+}
+
+/// How fast a process may move data.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitOptions {
+    /// Send at most so much per second, to all together: 20MiB/s, 1.5MB/s, 20M or bytes
+    ///
+    /// Units are k, M and G (of 1000), Ki, Mi and Gi (of 1024), with or without B or B/s behind them;
+    /// a plain number is bytes per second. Without the option there is no limit.
+    #[arg(long, env = "ENXAME_UPLOAD_LIMIT", hide_env_values = true, value_name = "RATE")]
+    upload_limit: Option<ByteRate>,
+    /// Receive at most so much per second, from all together; units as above
+    ///
+    /// Only the content of files counts, for both: what is said with trackers and peers is little.
+    #[arg(long, env = "ENXAME_DOWNLOAD_LIMIT", hide_env_values = true, value_name = "RATE")]
+    download_limit: Option<ByteRate>,
+}
+
+impl LimitOptions {
+    /// The limits of the process.
+    pub(crate) fn limits(self) -> RateLimits {
+        RateLimits { upload: self.upload_limit, download: self.download_limit }
+    }
 }
 
 /// The trackers to ask, for every command that talks to one.
@@ -394,6 +428,29 @@ mod tests {
         assert_eq!(peer_listen("10.0.0.5").unwrap(), "10.0.0.5:0".parse().unwrap());
         for text in ["", ":", "localhost:7070", "127.0.0.1:", "127.0.0.1:65536", "1.2.3:4", "[::1", "a b"] {
             assert!(tracker_listen(text).unwrap_err().contains("IP:PORT"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn limits_are_read_for_peer_and_get_and_a_wrong_one_says_what_to_write() {
+        for command in [&["get", "x"], &["peer", "p1"]] {
+            let parse = |option: &str| {
+                let line = ["enxame", command[0], command[1], "--tracker", "t", option];
+                Cli::try_parse_from(line).map(|cli| match cli.command {
+                    Command::Get(args) => args.limits.limits(),
+                    Command::Peer(args) => args.limits.limits(),
+                    _ => unreachable!("it is one of these"),
+                })
+            };
+            let limits = parse("--upload-limit=20MiB/s").unwrap();
+            assert_eq!((limits.upload.map(ByteRate::bytes_s), limits.download), (Some(20 << 20), None));
+            let limits = parse("--download-limit=1.5M").unwrap();
+            assert_eq!((limits.upload, limits.download.map(ByteRate::bytes_s)), (None, Some(1_500_000)));
+            for (option, hint) in [("--upload-limit=20Mbit/s", "bytes"), ("--download-limit=0", "no limit")] {
+                let error = parse(option).unwrap_err();
+                assert_eq!(error.exit_code(), Exit::Usage as i32);
+                assert!(error.to_string().contains(hint), "{error}");
+            }
         }
     }
 

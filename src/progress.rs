@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use actix::{Actor, Context, Handler};
 use enxame_actors::base::{FileId, PeerId};
 use enxame_actors::peer::events::{FileDone, JobEvent, Progress, SourceShare, SourceState};
+use enxame_actors::peer::library::Hashing;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::human;
@@ -169,6 +171,54 @@ impl JobBars {
             bar.finish_and_clear();
         }
     }
+}
+
+/// The bar of hashing, which is there as long as it goes on.
+pub(crate) struct ScanBar {
+    bars: MultiProgress,
+    bar: Option<ProgressBar>,
+}
+
+impl ScanBar {
+    /// Nothing is drawn before something is hashed that takes a while.
+    pub(crate) fn new(bars: &MultiProgress) -> ScanBar {
+        ScanBar { bars: bars.clone(), bar: None }
+    }
+}
+
+impl Actor for ScanBar {
+    type Context = Context<Self>;
+}
+
+impl Handler<Hashing> for ScanBar {
+    type Result = ();
+
+    fn handle(&mut self, Hashing { left_files, bytes, of_bytes }: Hashing, _: &mut Context<Self>) {
+        if left_files == 0 {
+            if let Some(bar) = self.bar.take() {
+                bar.finish_and_clear();
+            }
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| hash_bar(&self.bars, 0));
+        bar.set_length(of_bytes);
+        bar.set_position(bytes);
+        bar.set_message(format!(
+            "{}  {} left",
+            hashed(bytes, of_bytes),
+            human::count(left_files as u64, "file")
+        ));
+    }
+}
+
+/// A bar for so many bytes that are to be hashed.
+pub(crate) fn hash_bar(bars: &MultiProgress, bytes: u64) -> ProgressBar {
+    bars.add(ProgressBar::new(bytes).with_style(style("{prefix} [{wide_bar}] {msg}")).with_prefix("hashing"))
+}
+
+/// The right end of a bar of hashing.
+pub(crate) fn hashed(bytes: u64, of_bytes: u64) -> String {
+    format!("{} of {}", human::bytes(bytes), human::bytes(of_bytes))
 }
 
 fn style(template: &'static str) -> ProgressStyle {

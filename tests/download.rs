@@ -719,7 +719,8 @@ fn an_answer_that_is_cut_at_any_byte_is_no_file() {
         let (folder, name) = (job::folder(&to), "x".parse().unwrap());
         let place = Place { folder, name, overwrite: false, is_noted: false, namesake: None };
         let file = FileIndex(0);
-        let begin = Begin { file, proof: content.proof(), output: Output::Place(place), is_one_of_many: false };
+        let begin =
+            Begin { file, proof: content.proof(), output: Output::Place(place), is_one_of_many: false };
         assembler.send(begin).await.unwrap().unwrap();
         let (facts, mut heard) = Probe::<SourceReport>::start();
         let mut cut = 0;

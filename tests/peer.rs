@@ -18,7 +18,7 @@ use enxame_actors::peer::tracker_link::{
     AwaitRegistration, Leave, LinkConfig, Registration, TrackerLink, TrackerNews,
 };
 use enxame_actors::peer::trackers::TrackerFailure;
-use enxame_actors::peer::{Peer, PeerConfig, PeerError};
+use enxame_actors::peer::{Peer, PeerConfig, PeerError, RateLimits};
 use enxame_actors::tracker::{LeaveReason, TrackerEvent};
 use enxame_actors::wire::peer::{FromHolder, ToHolder};
 use enxame_actors::wire::tracker::{Candidate, Listing};
@@ -301,7 +301,7 @@ fn what_no_watcher_sees_is_found_by_the_confirmation() {
         let root = test.folder();
         let files = root.join("files");
         a.write(&files, "a");
-        let blind = LibraryConfig { root, watch: false };
+        let blind = LibraryConfig { root, watch: false, progress: None };
         let library = Library::start(blind, &Arbiter::current());
         let link = TrackerLink::start(LinkConfig {
             tracker: tracker.address().into(),
@@ -492,6 +492,8 @@ fn a_peer_that_cannot_have_its_folder_or_its_port_says_which() {
             listen: tracker.address(),
             trackers: vec![tracker.address().into()],
             wants: Vec::new(),
+            progress: None,
+            limits: RateLimits::default(),
         };
         let error = Peer::start(config, None).await.err();
         assert!(

@@ -12,7 +12,7 @@ use enxame_actors::base::limits::{MAX_ANSWER_HOLDERS, TRACKER_ANSWER_TIMEOUT, TR
 use enxame_actors::peer::events::{JobError, JobEvent, SourceState};
 use enxame_actors::peer::library::{AwaitReady, Library, LibraryConfig, ListChanged, Stop, Subscribe};
 use enxame_actors::peer::trackers::{LeaveAll, TrackerFailure, TrackersConfig};
-use enxame_actors::peer::{Peer, PeerConfig, PeerError};
+use enxame_actors::peer::{Peer, PeerConfig, PeerError, RateLimits};
 use enxame_actors::tracker::{LeaveReason, TrackerEvent};
 use enxame_actors::wire::peer::{FromHolder, ToHolder};
 use enxame_actors::wire::tracker::{Candidate, Holder};
@@ -107,7 +107,8 @@ fn a_confirmation_looks_at_the_folder_for_every_tracker() {
         let content = Content::random(&mut test.rng(), 1000);
         let path = content.write(&root.join("files"), "a");
         // Nobody watches the folder: only the look in front of a confirmation finds the change.
-        let library = Library::start(LibraryConfig { root, watch: false }, &Arbiter::current());
+        let library =
+            Library::start(LibraryConfig { root, watch: false, progress: None }, &Arbiter::current());
         let links = enxame_actors::peer::trackers::Trackers::start(TrackersConfig {
             trackers: [trackers[0].address(), trackers[1].address()].addresses(),
             us: "p1".parse().unwrap(),
@@ -215,6 +216,8 @@ fn one_tracker_under_two_names_is_told_apart_from_two() {
             listen: ([127, 0, 0, 1], 0).into(),
             trackers: vec![tracker.address().into(), format!("localhost:{port}").parse().unwrap()],
             wants: Vec::new(),
+            progress: None,
+            limits: RateLimits::default(),
         };
         match test.wait_for("the refusal", Peer::start(config, None)).await.err() {
             Some(PeerError::Tracker(TrackerFailure::Refused { why, .. })) => {
@@ -497,6 +500,8 @@ async fn start_alone(test: &Test, nobody: impl Trackers, root: &Path, text: &str
         listen: ([127, 0, 0, 1], 0).into(),
         trackers: nobody.addresses(),
         wants: vec![what(text)],
+        progress: None,
+        limits: RateLimits::default(),
     };
     test.wait_for("the peer to start or to fail", Peer::start(config, None)).await
 }

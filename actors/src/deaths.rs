@@ -24,7 +24,7 @@ use crate::peer::shelf::Shelf;
 use crate::peer::source_connection::SourceConnection;
 use crate::peer::tracker_link::TrackerLink;
 use crate::peer::trackers::Trackers;
-use crate::peer::{Destination, Fetch, FetchConfig, Peer, PeerConfig, Want};
+use crate::peer::{Destination, Fetch, FetchConfig, Peer, PeerConfig, RateLimits, Want};
 use crate::tracker::{self, TrackerConfig, TrackerEvent, TrackerHandle};
 
 /// How long anything here may take: nobody waits for a dead actor's answer, but a source that was lost
@@ -121,6 +121,8 @@ async fn start_peer(tracker: &TrackerHandle, id: &str, root: &Path) -> Peer {
         listen: ([127, 0, 0, 1], 0).into(),
         trackers: vec![tracker.address.into()],
         wants: Vec::new(),
+        progress: None,
+        limits: RateLimits::default(),
     };
     soon("the start of a peer", Peer::start(config, None)).await.unwrap()
 }
@@ -209,6 +211,7 @@ fn a_fetch_of_which_an_actor_dies_goes_on_or_says_that_it_failed() {
                 trackers: vec![tracker.address.into()],
                 wants: vec![want],
                 overwrite: false,
+                limits: RateLimits::default(),
             };
             let fetch = Fetch::start(config, events).unwrap();
             until(&mut heard, is_connected).await;

@@ -38,6 +38,7 @@ pub(crate) fn run(ui: &Ui, args: &GetArgs) -> Result<Exit, Failure> {
             trackers: args.tracker.addresses(),
             wants: wants(&what, &destination)?,
             overwrite: args.overwrite,
+            limits: args.limits.limits(),
         };
         let context = JobContext { trackers: args.tracker.addresses(), asker };
         let reporter = Reporter::new(ui.clone(), context, &what).start();

@@ -11,6 +11,7 @@ use crate::exit::Exit;
 use crate::failure::{Asker, Failure, JobContext};
 use crate::human;
 use crate::json::Event;
+use crate::progress::ScanBar;
 use crate::reporter::{Outcome, Reporter};
 use crate::signals::Signals;
 use crate::ui::Ui;
@@ -25,6 +26,8 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
             listen: args.listen,
             trackers: args.tracker.addresses(),
             wants: args.get.clone(),
+            progress: Some(ScanBar::new(&ui.bars).start().recipient()),
+            limits: args.limits.limits(),
         };
         let news = News { ui: ui.clone(), is_ready: false }.start();
         let peer = tokio::select! {
@@ -35,6 +38,10 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
         let shared = peer.first_scan();
         ui.ready("peer", Some(peer.id()), peer.address());
         news.do_send(IsReady);
+        if shared.left > 0 {
+            let left = human::count(shared.left as u64, "file");
+            ui.note(format_args!("enxame: hashes {left} more, and shares each when that is done"));
+        }
         ui.note(format_args!(
             "enxame: {} shares {} ({}) of {}",
             peer.id(),

@@ -61,6 +61,17 @@ impl RawGetter {
         test.wait_for("an answer of the holder", self.next()).await
     }
 
+    /// How many bytes have come, of whatever they are a part; they are gone then.
+    pub async fn pass_over(&mut self) -> usize {
+        self.buffer.clear();
+        let read =
+            self.test.clone().wait_for("bytes of the holder", self.stream.read_buf(&mut self.buffer)).await;
+        match read.expect("a holder that sends") {
+            0 => panic!("the holder closed the connection"),
+            len => len,
+        }
+    }
+
     async fn next(&mut self) -> Heard {
         loop {
             if let Some(header) = self.buffer.first_chunk::<HEADER_BYTES>() {

@@ -10,7 +10,7 @@ use enxame_actors::base::{FileName, PeerId, What};
 use enxame_actors::content::folder::Folder;
 use enxame_actors::net::TrackerAddress;
 use enxame_actors::peer::events::{FileDone, JobError, JobEvent, SourceState};
-use enxame_actors::peer::{self, Destination, Fetch, FetchConfig, Want, open_folder};
+use enxame_actors::peer::{self, Destination, Fetch, FetchConfig, RateLimits, Want, open_folder};
 use tokio::sync::mpsc;
 
 use super::files::Content;
@@ -111,9 +111,20 @@ impl Running {
 
     /// Starts a fetch.
     pub fn start_with(test: &Test, trackers: impl Trackers, wants: Vec<Want>, overwrite: bool) -> Running {
+        Running::start_limited(test, trackers, wants, overwrite, RateLimits::default())
+    }
+
+    /// Starts a fetch that may move so much per second.
+    pub fn start_limited(
+        test: &Test,
+        trackers: impl Trackers,
+        wants: Vec<Want>,
+        overwrite: bool,
+        limits: RateLimits,
+    ) -> Running {
         let (events, watched) = Watched::start(test);
         let us = "getter".parse().expect("a peer id");
-        let config = FetchConfig { us, trackers: trackers.addresses(), wants, overwrite };
+        let config = FetchConfig { us, trackers: trackers.addresses(), wants, overwrite, limits };
         let fetch = Fetch::start(config, events).expect("threads and a port");
         Running { test: test.clone(), fetch, watched }
     }

@@ -9,7 +9,7 @@ use enxame_actors::base::PeerId;
 use enxame_actors::net::{ControlLink, LinkError};
 use enxame_actors::peer::tracker_client::TrackerClients;
 use enxame_actors::peer::tracker_link::TrackerNews;
-use enxame_actors::peer::{Peer, PeerConfig, PeerError};
+use enxame_actors::peer::{Peer, PeerConfig, PeerError, RateLimits};
 use enxame_actors::tracker::{self, TrackerConfig, TrackerEvent, TrackerHandle};
 use enxame_actors::wire::Hello;
 use enxame_actors::wire::tracker::{Candidate, FromTracker, ToTracker};
@@ -122,11 +122,34 @@ impl RealPeer {
         RealPeer::start_in(test, trackers, id, root).await
     }
 
+    /// As [`RealPeer::start`], with limits.
+    pub async fn start_limited(
+        test: &Test,
+        trackers: impl Trackers,
+        id: &str,
+        limits: RateLimits,
+        fill: impl FnOnce(&std::path::Path),
+    ) -> RealPeer {
+        let root = test.folder();
+        fill(&RealPeer::files_of(&root, id));
+        RealPeer::start_limited_in(test, trackers, id, root, limits).await
+    }
+
     /// Starts a peer on this root.
     pub async fn start_in(test: &Test, trackers: impl Trackers, id: &str, root: PathBuf) -> RealPeer {
+        RealPeer::start_limited_in(test, trackers, id, root, RateLimits::default()).await
+    }
+
+    async fn start_limited_in(
+        test: &Test,
+        trackers: impl Trackers,
+        id: &str,
+        root: PathBuf,
+        limits: RateLimits,
+    ) -> RealPeer {
         let (news, heard) = Probe::start();
         let files = root.join(id).join("files");
-        let started = start_peer(trackers, id, root, Some(news));
+        let started = start_limited_peer(trackers, id, root, limits, Some(news));
         let peer = test.wait_for(format!("{id} to be ready"), started).await.expect("a peer");
         let watch = test.watch(peer.address());
         RealPeer { peer, files, news: heard, watch }
@@ -238,8 +261,19 @@ pub async fn start_peer(
     root: PathBuf,
     news: Option<Recipient<TrackerNews>>,
 ) -> Result<Peer, PeerError> {
+    start_limited_peer(trackers, id, root, RateLimits::default(), news).await
+}
+
+async fn start_limited_peer(
+    trackers: impl Trackers,
+    id: &str,
+    root: PathBuf,
+    limits: RateLimits,
+    news: Option<Recipient<TrackerNews>>,
+) -> Result<Peer, PeerError> {
     let id: PeerId = id.parse().expect("a peer id");
     let listen = ([127, 0, 0, 1], 0).into();
     let trackers = trackers.addresses();
-    Peer::start(PeerConfig { id, root, listen, trackers, wants: Vec::new() }, news).await
+    Peer::start(PeerConfig { id, root, listen, trackers, wants: Vec::new(), progress: None, limits }, news)
+        .await
 }

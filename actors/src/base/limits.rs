@@ -118,6 +118,9 @@ pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 pub const WATCH_QUIET: Duration = Duration::from_millis(100);
 /// From the first change of what is remembered of holders to its writing: many changes are one file.
 pub const REMEMBER_AFTER: Duration = Duration::from_secs(2);
+/// How long a starting peer waits for the hashing of what is new in its folder: then it is ready with
+/// what it has, and shares the rest as it is hashed. A folder that somebody waits for is done by then.
+pub const FIRST_SCAN_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a job looks at its sources and reports progress.
 pub const JOB_TICK: Duration = Duration::from_millis(250);
 /// How often a role looks whether its actors live: none ends unasked unless there is a defect.
@@ -143,6 +146,8 @@ pub const MAX_SENDING_UPLOADS: usize = 8;
 /// A reader that does not take a span in this time has no turns from then on: it is slower than the
 /// uplink, and would keep others waiting.
 pub const TURN_TIMEOUT: Duration = Duration::from_millis(250);
+/// Bytes that are moved at once under a limit that a user set: at 20 MB/s some 300 pieces per second.
+pub const MAX_LIMITED_PIECE_BYTES: usize = 64 << 10;
 /// Download connections of one job.
 pub const MAX_DOWNLOAD_CONNECTIONS: usize = 16;
 /// In this time from its start a job makes only half of its connections. Who starts together gets to

@@ -3,6 +3,7 @@
 //! Only `std` is used here, nothing reads a clock, a file or a socket, and every value of these
 //! types is valid by construction: what comes from outside becomes one of them by parsing, once.
 
+mod byte_rate;
 mod geometry;
 mod id;
 pub mod limits;
@@ -11,6 +12,7 @@ mod peer_id;
 mod spans;
 mod what;
 
+pub use byte_rate::{ByteRate, ByteRateError};
 pub use geometry::{BLOCK_LEN_BYTES, BlockRun, Geometry, SpanIndex};
 pub use id::{FileId, IdError, IdPrefix};
 pub use name::{FileName, NameError};

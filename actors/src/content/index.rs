@@ -92,6 +92,8 @@ pub struct Changes {
     pub unsettled: Vec<(FileName, Stamp)>,
     /// Names that are new or changed, so lately that somebody may still be writing.
     pub busy: Vec<FileName>,
+    /// Names that the cache knows and the folder does not have.
+    pub forgotten: Vec<FileName>,
 }
 
 impl Snapshot {
@@ -99,15 +101,17 @@ impl Snapshot {
     /// less than `quiet` ago counts as being written.
     pub fn compare(
         &self,
-        scan: Scan,
+        mut scan: Scan,
         mut cached: HashMap<FileName, Cached>,
         moment_ns: i64,
         quiet: Duration,
     ) -> Changes {
         let mut changes = Changes::default();
-        let mut seen: BTreeSet<FileName> = BTreeSet::new();
+        // In the order of the index: to walk both side by side, and to enter what is new in that order.
+        scan.files.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let gone = self.gone(&scan.files);
         for (name, stamp) in scan.files {
-            seen.insert(name.clone());
+            let cached = cached.remove(&name);
             match self.0.get(&name) {
                 Some(entry) if entry.stamp == stamp => {
                     if !entry.settled && stamp.is_settled_at(moment_ns) {
@@ -118,7 +122,7 @@ impl Snapshot {
                 Some(entry) => changes.gone.push((name.clone(), entry.stamp)),
                 None => {}
             }
-            if let Some(Cached { proof, .. }) = cached.remove(&name).filter(|cached| cached.stamp == stamp) {
+            if let Some(Cached { proof, .. }) = cached.filter(|cached| cached.stamp == stamp) {
                 changes.known.push((name, Entry { stamp, proof, settled: true }));
             } else if stamp.is_within(moment_ns, quiet) {
                 changes.busy.push(name);
@@ -126,9 +130,23 @@ impl Snapshot {
                 changes.fresh.push((name, stamp));
             }
         }
-        let gone = self.0.iter().filter(|(name, _)| !seen.contains(*name));
-        changes.gone.extend(gone.map(|(name, entry)| (name.clone(), entry.stamp)));
+        changes.gone.extend(gone);
+        changes.forgotten = cached.into_keys().collect();
         changes
+    }
+
+    /// What is not among these files, which are in the order of their names.
+    fn gone(&self, files: &[(FileName, Stamp)]) -> Vec<(FileName, Stamp)> {
+        let mut files = files.iter().map(|(name, _)| name).peekable();
+        let mut is_gone = |name: &FileName| {
+            while files.next_if(|there| *there < name).is_some() {}
+            files.peek() != Some(&name)
+        };
+        self.0
+            .iter()
+            .filter(|(name, _)| is_gone(name))
+            .map(|(name, entry)| (name.clone(), entry.stamp))
+            .collect()
     }
 }
 
@@ -177,18 +195,23 @@ mod tests {
             ..Scan::default()
         };
         let known = Cached { stamp: old(7), proof: proof_of(b"f") };
-        let cached = HashMap::from([(name("known"), known.clone()), (name("known otherwise"), known)]);
+        let cached = HashMap::from([
+            (name("known"), known.clone()),
+            (name("known otherwise"), known.clone()),
+            (name("known and gone"), known),
+        ]);
         let changes = index.snapshot().compare(scan, cached, now, Duration::from_millis(100));
         assert_eq!(changes.gone, [(name("changed"), old(2)), (name("gone"), old(3))]);
         let fresh = [
             (name("changed"), stamp(2, 500 * SECOND_NS + 1)),
-            (name("new"), old(6)),
             (name("known otherwise"), old(8)),
+            (name("new"), old(6)),
         ];
         assert_eq!(changes.fresh, fresh);
         assert_eq!(changes.known, [(name("known"), entry("f", old(7), true))]);
         assert_eq!(changes.unsettled, [(name("racy"), old(4))]);
         assert_eq!(changes.busy, [name("being written")]);
+        assert_eq!(changes.forgotten, [name("known and gone")]);
     }
 
     proptest! {

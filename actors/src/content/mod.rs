@@ -16,4 +16,4 @@ pub use folder::{Folder, Stamp};
 pub use index::{Entry, Index};
 pub use part::{Existing, PartData, PartError, PartFile, existing};
 pub use scan::{Scan, SkipReason, walk};
-pub use tree::{ManifestError, Proof, SpanHash, hash_file, hash_path};
+pub use tree::{ManifestError, Proof, SpanHash, hash_file, hash_path, hash_path_counted};

@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn what_stands_there_or_was_changed_meanwhile_is_not_replaced_by_accident() {
         let place = Place::new();
-        let [same, other, replaced, changed] = [1, 2, 3, 4].map(|size| data(size));
+        let [same, other, replaced, changed] = [1, 2, 3, 4].map(data);
         let written = vec![place.written("same", &same), place.written("other", &other)];
         place.folder.open_file(&"same".parse().unwrap()).unwrap_err();
         fs::write(place.root.path().join("same"), &same).unwrap();

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::limiter::Limiter;
 use super::link::{LinkError, write_all};
 use crate::base::BLOCK_LEN_BYTES;
 use crate::base::limits::WRITE_STALL_TIMEOUT;
@@ -34,12 +36,20 @@ pub struct FrameReader<R> {
     read_ahead_bytes: usize,
     /// The other side has to move something within this time, once a frame has begun.
     stall: Duration,
+    /// The limit on blocks; messages have none.
+    limiter: Option<Limiter>,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads on from a greeting: `read` is what came behind it.
     pub fn new(stream: R, read: BytesMut, stall: Duration) -> FrameReader<R> {
-        FrameReader { stream, buffer: read, read_ahead_bytes: READ_AHEAD_BYTES, stall }
+        FrameReader { stream, buffer: read, read_ahead_bytes: READ_AHEAD_BYTES, stall, limiter: None }
+    }
+
+    /// Takes blocks no faster than this lets it: what is not read yet, TCP holds back.
+    pub fn limited(mut self, limiter: Option<Limiter>) -> FrameReader<R> {
+        self.limiter = limiter;
+        self
     }
 
     /// The stream below, for writing.
@@ -115,7 +125,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub async fn blocks(&mut self, data: &mut [u8]) -> Result<u64, LinkError> {
         let mut index = [0; BLOCKS_PREFIX_BYTES];
         self.exactly(&mut index).await?;
-        self.exactly(data).await?;
+        match self.limiter.clone() {
+            None => self.exactly(data).await?,
+            Some(limiter) => {
+                for piece in data.chunks_mut(limiter.piece_bytes()) {
+                    limiter.take(piece.len()).await;
+                    self.exactly(piece).await?;
+                }
+            }
+        }
         Ok(u64::from_be_bytes(index))
     }
 
@@ -200,15 +218,29 @@ pub struct Blocks<'a> {
 
 /// Where blocks go out.
 pub trait BlocksSink {
-    /// Sends one BLOCKS frame. Its last block is held back until `is_good` was asked, so that a file
+    /// Sends one BLOCKS frame.
+    ///
+    /// # Errors
+    /// As [`BlocksSink::send_part`].
+    fn send_blocks(
+        &mut self,
+        blocks: Blocks<'_>,
+        is_good: impl Fn() -> bool,
+    ) -> impl Future<Output = Result<(), LinkError>> {
+        self.send_part(blocks, 0..blocks.len, is_good)
+    }
+
+    /// Sends these bytes of the data of one BLOCKS frame; its parts are sent one behind the other, and
+    /// the first one brings the header. The frame's last block is held back until `is_good` was asked, so that a file
     /// that changed meanwhile makes a frame that never ends, and not one with wrong bytes.
     ///
     /// # Errors
     /// A socket that failed, a reader that stalls, a file that could not be read, is too short or is
     /// not good any more: then the frame is not whole, and the connection has to end.
-    fn send_blocks(
+    fn send_part(
         &mut self,
         blocks: Blocks<'_>,
+        part: Range<usize>,
         is_good: impl Fn() -> bool,
     ) -> impl Future<Output = Result<(), LinkError>>;
 }
@@ -216,22 +248,25 @@ pub trait BlocksSink {
 impl BlocksSink for TcpStream {
     /// The data goes from the page cache into the socket without passing through the program
     /// (`sendfile`), and the header is held back to travel with it (`MSG_MORE`).
-    async fn send_blocks(
+    async fn send_part(
         &mut self,
         Blocks { first_block, file, offset, len }: Blocks<'_>,
+        part: Range<usize>,
         is_good: impl Fn() -> bool,
     ) -> Result<(), LinkError> {
         let header = blocks_header(first_block, len);
-        let mut sent = 0;
+        let mut sent = if part.start == 0 { 0 } else { header.len() };
         let flags = if len > 0 { SendFlags::MORE | SendFlags::NOSIGNAL } else { SendFlags::NOSIGNAL };
         while sent < header.len() {
             let rest = &header[sent..];
             sent += when_writable(self, || Ok(rustix::net::send(self.as_fd(), rest, flags)?)).await?;
         }
-        let mut at = offset;
-        let mut left = len;
+        let mut at = offset + part.start as u64;
+        let mut left = part.len();
+        let is_last = part.end == len;
         while left > 0 {
             let now = match left.saturating_sub(BLOCK_LEN_BYTES as usize) {
+                _ if !is_last => left,
                 0 if !is_good() => return Err(LinkError::FileChanged),
                 0 => left,
                 before_last => before_last,

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::base::limits::{MAX_SENDING_UPLOADS, MAX_UPLOAD_CONNECTIONS};
 use crate::base::{FileId, Geometry, PeerId, SpanSet};
+use crate::net::limiter::Limiter;
 use crate::net::listener::accept_until;
 use crate::peer::library::{ReadSmall, Suspect};
 use crate::peer::shelf::Open;
@@ -34,12 +35,23 @@ pub struct Serving {
     pub others: Recipient<HoldersOf>,
 }
 
+/// What a block server needs.
+pub struct BlockServerConfig {
+    /// Who we are.
+    pub us: PeerId,
+    /// Whom uploads ask.
+    pub serving: Serving,
+    /// Changes whenever a partial file has got a span.
+    pub growth: watch::Receiver<u64>,
+    /// Where connections run.
+    pub threads: Turns,
+    /// The limit on all uploads together.
+    pub limiter: Option<Limiter>,
+}
+
 /// Serves blocks to getters, one task per connection.
 pub struct BlockServer {
-    us: PeerId,
-    serving: Serving,
-    growth: watch::Receiver<u64>,
-    threads: Turns,
+    config: BlockServerConfig,
     uploads: usize,
     next_upload: u64,
     given: Given,
@@ -50,19 +62,10 @@ pub struct BlockServer {
 
 impl BlockServer {
     /// Starts the server on a listener that is bound already.
-    pub fn start(
-        us: PeerId,
-        listener: TcpListener,
-        serving: Serving,
-        growth: watch::Receiver<u64>,
-        threads: Turns,
-    ) -> Addr<BlockServer> {
+    pub fn start(listener: TcpListener, config: BlockServerConfig) -> Addr<BlockServer> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let server = BlockServer {
-            us,
-            serving,
-            growth,
-            threads,
+            config,
             uploads: 0,
             next_upload: 0,
             given: Given::default(),
@@ -117,14 +120,15 @@ impl Handler<Accepted> for BlockServer {
         let id = UploadId(self.next_upload);
         self.next_upload += 1;
         let upload = Upload {
-            us: self.us.clone(),
+            us: self.config.us.clone(),
             id,
             from,
-            serving: self.serving.clone(),
+            serving: self.config.serving.clone(),
             give: ctx.address().recipient(),
             closed: ctx.address().recipient(),
             turns: Arc::clone(&self.turns),
-            growth: self.growth.clone(),
+            limiter: self.config.limiter.clone(),
+            growth: self.config.growth.clone(),
             is_granted,
         };
         let (server, stop) = (ctx.address().downgrade(), self.stop.clone());
@@ -137,7 +141,7 @@ impl Handler<Accepted> for BlockServer {
                 server.do_send(UploadEnded(id));
             }
         });
-        self.threads.take_turn().spawn(task);
+        self.config.threads.take_turn().spawn(task);
     }
 }
 

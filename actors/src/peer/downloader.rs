@@ -22,6 +22,7 @@ use crate::base::limits::{
 use crate::base::{FileId, FileName, PeerId, Question, SpanIndex, SpanSet, What};
 use crate::content::folder::{Folder, Stamp};
 use crate::content::tree::{Proof, SpanHash};
+use crate::net::Limiter;
 use crate::peer::assembler::{
     Assembler, Begin, Begun, Copy, Finish, Forget, Handoff, Outcome, Output, Place, Prepare, PrepareEach,
     Prepared, Publish, StopAssembling, StreamAdvanced,
@@ -96,6 +97,8 @@ pub struct DownloaderConfig {
     pub events: Recipient<JobEvent>,
     /// Where connections run.
     pub threads: Turns,
+    /// The limit on all downloads together.
+    pub limiter: Option<Limiter>,
     /// Equal seeds make equal choices.
     pub seed: u64,
 }
@@ -175,6 +178,7 @@ pub struct Downloader {
     shelf: Recipient<Lend>,
     events: Recipient<JobEvent>,
     threads: Turns,
+    limiter: Option<Limiter>,
     rng: fastrand::Rng,
     pub(crate) assembler: Option<Addr<Assembler>>,
     facts: Option<Recipient<SourceReport>>,
@@ -239,6 +243,7 @@ impl Downloader {
             shelf: config.shelf,
             events: config.events,
             threads: config.threads,
+            limiter: config.limiter,
             rng: fastrand::Rng::with_seed(config.seed),
             assembler: None,
             facts: None,
@@ -1213,6 +1218,7 @@ impl Downloader {
             us: self.us.clone(),
             peer: peer.clone(),
             address,
+            limiter: self.limiter.clone(),
             handoff: Handoff::to(assembler.clone().recipient()),
             facts,
         };

@@ -8,6 +8,8 @@
 //! Looks, hashing and the cache run on blocking threads, one of each kind at a time; the values they
 //! work on move to them and come back with the result. Small files are hashed many at once in one
 //! lane, large ones one after the other on all cores in another, so that none waits for the other.
+//! What is hashed is announced batch by batch; who starts a peer does not wait for the last one longer
+//! than [`FIRST_SCAN_PATIENCE`].
 
 mod jobs;
 #[cfg(test)]
@@ -19,7 +21,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, WrapFuture};
@@ -32,9 +34,9 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::jobs::{Batch, CacheSource, Found, Look, Looked, Opened, Outcome};
+use self::jobs::{Batch, CacheSource, Found, HashWatch, Look, Looked, Opened, Outcome};
 use self::watch::Watch;
-use crate::base::limits::{MAX_SMALL_READ_BYTES, OPEN_PATIENCE, WATCH_QUIET};
+use crate::base::limits::{FIRST_SCAN_PATIENCE, JOB_TICK, MAX_SMALL_READ_BYTES, OPEN_PATIENCE, WATCH_QUIET};
 use crate::base::{FileId, FileName};
 use crate::content::cache::{Cache, Cached};
 use crate::content::folder::{Folder, Stamp, is_passing, now_ns};
@@ -57,6 +59,8 @@ pub struct LibraryConfig {
     pub root: PathBuf,
     /// Whether to watch for changes; if not, [`Rescan`] alone finds them.
     pub watch: bool,
+    /// Who hears how far hashing is, while it goes on.
+    pub progress: Option<Recipient<Hashing>>,
 }
 
 impl LibraryConfig {
@@ -69,6 +73,18 @@ impl LibraryConfig {
     pub fn state(&self) -> PathBuf {
         self.root.join(crate::base::limits::RESERVED_PREFIX)
     }
+}
+
+/// How far the hashing of what is new is: told every [`JOB_TICK`] while it goes on, and at its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct Hashing {
+    /// Files that are to be hashed, the present ones included; 0 when all is done.
+    pub left_files: usize,
+    /// Bytes hashed since it began.
+    pub bytes: u64,
+    /// Bytes that were to be hashed.
+    pub of_bytes: u64,
 }
 
 /// What of a peer's list came and went. `removed` happened before `added`.
@@ -91,7 +107,8 @@ pub struct Subscribe(pub Recipient<ListChanged>);
 #[rtype(result = "Vec<Listing>")]
 pub struct GetListings;
 
-/// Wait until what the folder held at the start has been hashed.
+/// Wait until what the folder held at the start has been hashed; if that takes long
+/// ([`FIRST_SCAN_PATIENCE`]), until what the cache knows of it is in the list and the rest is being hashed.
 #[derive(Message)]
 #[rtype(result = "Result<FirstScan, FolderError>")]
 pub struct AwaitReady;
@@ -180,6 +197,8 @@ pub struct FirstScan {
     pub hashed: usize,
     /// Files and folders that cannot be shared.
     pub skipped: usize,
+    /// Files that are being hashed, and will be in the list one after the other.
+    pub left: usize,
 }
 
 /// The shared folder cannot be used.
@@ -263,17 +282,21 @@ pub struct Library {
     cache_is_synced: bool,
 
     hashed: usize,
+    /// Bytes that were to be hashed since nothing was.
+    queued_bytes: u64,
     /// How the first look ended, the hashing that follows from it included.
     ready: Option<Result<FirstScan, FolderError>>,
     first_look_is_done: bool,
+    /// It is ready at a certain moment, whatever is hashed by then.
+    is_ready_soon: bool,
     waiting_ready: Vec<oneshot::Sender<Result<FirstScan, FolderError>>>,
     /// Who wants to open what the first look may find: dropped when it has, or when it is over.
     waiting_open: Vec<(FileId, oneshot::Sender<()>)>,
 
     /// Blocking work under way.
     jobs: usize,
-    /// Seen by the hashing threads.
-    stop: Arc<AtomicBool>,
+    /// Shared with the hashing threads.
+    hash_watch: Arc<HashWatch>,
     stopping: CancellationToken,
     waiting_stop: Vec<oneshot::Sender<()>>,
 }
@@ -306,12 +329,14 @@ impl Library {
             cache_news: BTreeMap::new(),
             cache_is_synced: true,
             hashed: 0,
+            queued_bytes: 0,
             ready: None,
             first_look_is_done: false,
+            is_ready_soon: false,
             waiting_ready: Vec::new(),
             waiting_open: Vec::new(),
             jobs: 0,
-            stop: Arc::default(),
+            hash_watch: Arc::new(HashWatch { stop: AtomicBool::new(false), bytes: AtomicU64::new(0) }),
             stopping: CancellationToken::new(),
             waiting_stop: Vec::new(),
         }
@@ -321,7 +346,7 @@ impl Library {
 impl Drop for Library {
     /// A library that is not stopped in order (its process ends while it starts) does not hash on.
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.hash_watch.stop.store(true, Ordering::Relaxed);
     }
 }
 
@@ -335,6 +360,9 @@ impl Actor for Library {
             self.stopping.clone(),
         );
         actix_rt::spawn(watcher);
+        if self.config.progress.is_some() {
+            ctx.run_interval(JOB_TICK, |library, _| library.tell_progress());
+        }
         self.look(ctx);
     }
 }
@@ -390,12 +418,28 @@ impl Library {
         }
         self.hash_small(ctx);
         self.hash_large(ctx);
-        self.check_ready();
+        self.check_ready(ctx);
         self.write_cache(ctx);
     }
 
     fn is_hashing(&self) -> bool {
         !self.hashing.is_empty() || self.pending.iter().any(|pending| !pending.is_empty())
+    }
+
+    fn left(&self) -> usize {
+        self.hashing.len() + self.pending.iter().map(BTreeMap::len).sum::<usize>()
+    }
+
+    fn tell_progress(&mut self) {
+        let left_files = self.left();
+        if let Some(progress) = self.config.progress.as_ref().filter(|_| self.queued_bytes > 0) {
+            let bytes = self.hash_watch.bytes.load(Ordering::Relaxed).min(self.queued_bytes);
+            progress.do_send(Hashing { left_files, bytes, of_bytes: self.queued_bytes });
+        }
+        if left_files == 0 {
+            self.queued_bytes = 0;
+            self.hash_watch.bytes.store(0, Ordering::Relaxed);
+        }
     }
 
     fn wind_up(&mut self, ctx: &mut Context<Self>) {
@@ -444,7 +488,7 @@ impl Library {
         let look = Look {
             files: self.config.files(),
             is_first,
-            // At the start nothing waits for calm: the peer is not ready before all is hashed.
+            // At the start nothing waits for calm: what is there is what the peer starts with.
             quiet: if is_first { Duration::ZERO } else { WATCH_QUIET },
             snapshot: self.index.snapshot(),
             cache,
@@ -481,7 +525,7 @@ impl Library {
     }
 
     fn apply(&mut self, found: Found) {
-        let Found { changes, skipped, forgotten, unfinished } = found;
+        let Found { changes, skipped, unfinished } = found;
         self.unfinished.extend(unfinished);
         let mut told = ListChanged::default();
         // The look began a while ago: what was entered since is newer than what it saw.
@@ -512,7 +556,7 @@ impl Library {
         if !changes.busy.is_empty() {
             self.changed.notify_one();
         }
-        self.cache_news.extend(forgotten.into_iter().map(|name| (name, None)));
+        self.cache_news.extend(changes.forgotten.into_iter().map(|name| (name, None)));
         self.tell_skipped(skipped);
         self.announce(told);
     }
@@ -544,8 +588,23 @@ impl Library {
         self.skipped = skipped.into_iter().map(|(path, _)| path).collect();
     }
 
-    fn check_ready(&mut self) {
-        if self.ready.is_some() || !self.first_look_is_done || self.is_hashing() {
+    fn check_ready(&mut self, ctx: &mut Context<Self>) {
+        if self.is_ready_soon && self.ready.is_some() && !self.is_hashing() {
+            self.is_ready_soon = false;
+            log::info!("all files are hashed: {} are shared", self.index.iter().len());
+        }
+        if self.ready.is_some() || !self.first_look_is_done {
+            return;
+        }
+        if !self.is_hashing() {
+            self.be_ready();
+        } else if !std::mem::replace(&mut self.is_ready_soon, true) {
+            ctx.run_later(FIRST_SCAN_PATIENCE, |library, _| library.be_ready());
+        }
+    }
+
+    fn be_ready(&mut self) {
+        if self.ready.is_some() {
             return;
         }
         let scan = FirstScan {
@@ -553,6 +612,7 @@ impl Library {
             bytes: self.index.iter().map(|(_, entry)| entry.stamp.size).sum(),
             hashed: self.hashed,
             skipped: self.skipped.len() + self.refused.len(),
+            left: self.left(),
         };
         self.set_ready(Ok(scan));
     }
@@ -612,8 +672,10 @@ impl Library {
             return;
         }
         let (lane, other) = if is_hashed_in_parallel(stamp.size) { (LARGE, SMALL) } else { (SMALL, LARGE) };
-        self.pending[other].remove(&name);
-        self.pending[lane].insert(name, stamp);
+        let before = self.pending[other].remove(&name);
+        let before = self.pending[lane].insert(name, stamp).or(before);
+        self.queued_bytes += stamp.size;
+        self.queued_bytes -= before.map_or(0, |before| before.size.min(self.queued_bytes));
     }
 
     fn hash_small(&mut self, ctx: &mut Context<Self>) {
@@ -627,7 +689,7 @@ impl Library {
     fn hash_lane(
         &mut self,
         lane: usize,
-        hash: fn(&Path, Batch, &AtomicBool) -> Vec<Outcome>,
+        hash: fn(&Path, Batch, &HashWatch) -> Vec<Outcome>,
         ctx: &mut Context<Self>,
     ) {
         if self.lane_is_busy[lane] || self.pending[lane].is_empty() {
@@ -641,8 +703,8 @@ impl Library {
             batch.push((name, stamp));
         }
         self.lane_is_busy[lane] = true;
-        let (files, stop) = (self.config.files(), Arc::clone(&self.stop));
-        let hash = move || hash(&files, batch, &stop);
+        let (files, watch) = (self.config.files(), Arc::clone(&self.hash_watch));
+        let hash = move || hash(&files, batch, &watch);
         self.run(ctx, hash, move |library, outcomes| {
             library.lane_is_busy[lane] = false;
             library.take_outcomes(outcomes);
@@ -907,7 +969,7 @@ impl Handler<Stop> for Library {
         let (sender, receiver) = oneshot::channel();
         self.waiting_stop.push(sender);
         self.waiting_open.clear();
-        self.stop.store(true, Ordering::Relaxed);
+        self.hash_watch.stop.store(true, Ordering::Relaxed);
         self.stopping.cancel();
         self.go_on(ctx);
         Box::pin(async { receiver.await.unwrap_or(()) })

@@ -21,4 +21,4 @@ pub mod trackers;
 mod upload;
 
 pub use downloader::{Destination, Want};
-pub use role::{Fetch, FetchConfig, Job, Peer, PeerConfig, PeerError, open_folder};
+pub use role::{Fetch, FetchConfig, Job, Peer, PeerConfig, PeerError, RateLimits, open_folder};

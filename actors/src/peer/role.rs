@@ -13,15 +13,16 @@ use tokio::time::sleep;
 use crate::base::limits::{
     HEALTH_CHECK_EVERY, RESERVED_PREFIX, SHUTDOWN_STEP_TIMEOUT, TRACKER_START_TIMEOUT,
 };
-use crate::base::{PeerId, What};
+use crate::base::{ByteRate, PeerId, What};
 use crate::content::folder::Folder;
 use crate::content::part::Unfinished;
-use crate::net::TrackerAddress;
-use crate::peer::block_server::{BlockServer, Serving, StopServing};
+use crate::net::{Limiter, TrackerAddress};
+use crate::peer::block_server::{BlockServer, BlockServerConfig, Serving, StopServing};
 use crate::peer::downloader::{AwaitJob, CancelJob, Destination, Downloader, DownloaderConfig, Want};
 use crate::peer::events::JobEvent;
 use crate::peer::library::{
-    self, AwaitReady, FirstScan, FolderError, Library, LibraryConfig, ListChanged, Subscribe, TakeUnfinished,
+    self, AwaitReady, FirstScan, FolderError, Hashing, Library, LibraryConfig, ListChanged, Subscribe,
+    TakeUnfinished,
 };
 use crate::peer::memory::Memory;
 use crate::peer::shelf::{CloseShelf, SharedFiles, Shelf};
@@ -30,6 +31,15 @@ use crate::peer::tracker_link::TrackerNews;
 use crate::peer::trackers::{
     AwaitTracker, HasAllLinks, LeaveAll, Remembers, TrackerFailure, Trackers, TrackersConfig, WhoHas,
 };
+
+/// Limits on the data that a process moves, all connections together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RateLimits {
+    /// On what it sends.
+    pub upload: Option<ByteRate>,
+    /// On what it receives.
+    pub download: Option<ByteRate>,
+}
 
 /// What a peer is started with.
 #[derive(Clone, Debug)]
@@ -45,6 +55,10 @@ pub struct PeerConfig {
     /// What it is about to fetch. If no tracker answers, it starts all the same when it remembers
     /// holders of one of these.
     pub wants: Vec<What>,
+    /// Who hears how far the hashing of its folder is.
+    pub progress: Option<Recipient<Hashing>>,
+    /// How fast it may send and receive.
+    pub limits: RateLimits,
 }
 
 /// Why a peer or a fetch could not start.
@@ -92,11 +106,13 @@ pub struct Peer {
     pub(crate) shelf: Addr<Shelf>,
     pub(crate) server: Addr<BlockServer>,
     threads: DataThreads,
+    /// The limit on all its downloads, of whatever job.
+    download: Option<Limiter>,
 }
 
 impl Peer {
-    /// Starts a peer; its folder is indexed, and it is registered and its list told to a tracker at
-    /// least, when this returns. Has to be called in an actix system.
+    /// Starts a peer; its folder is indexed, or what takes long of that is under way, and it is
+    /// registered and its list told to a tracker at least, when this returns. Has to be called in an actix system.
     ///
     /// # Errors
     /// A folder or an address that cannot be used, no tracker that answers, or one at which another
@@ -114,7 +130,10 @@ impl Peer {
         let state = home.join(RESERVED_PREFIX);
         let memory = tokio::task::spawn_blocking(move || Memory::load(state)).await;
         let threads = DataThreads::start().map_err(PeerError::Threads)?;
-        let library = Library::start(LibraryConfig { root: home.clone(), watch: true }, &Arbiter::current());
+        let library = Library::start(
+            LibraryConfig { root: home.clone(), watch: true, progress: config.progress },
+            &Arbiter::current(),
+        );
         let trackers = Trackers::start(TrackersConfig {
             trackers: config.trackers,
             us: config.id.clone(),
@@ -124,7 +143,9 @@ impl Peer {
             news,
             memory: Some(memory.expect("it does not panic, and the runtime lives")),
         });
-        let (shelf, server) = serve(&config.id, listener, Some(&library), &trackers, threads.turns());
+        let RateLimits { upload, download } = config.limits;
+        let upload = upload.map(Limiter::new);
+        let (shelf, server) = serve(&config.id, listener, Some(&library), &trackers, threads.turns(), upload);
         let mut peer = Peer {
             id: config.id,
             address,
@@ -136,6 +157,7 @@ impl Peer {
             shelf,
             server,
             threads,
+            download: download.map(Limiter::new),
         };
         match peer.get_ready(config.wants).await {
             Ok(()) => Ok(peer),
@@ -149,7 +171,7 @@ impl Peer {
         }
     }
 
-    /// Waits until the first index is complete and told. The tracker is asked first: nobody should
+    /// Waits until the first index is complete, or long enough, and told. The tracker is asked first: nobody should
     /// wait for a long scan to hear that there is no tracker.
     async fn get_ready(&mut self, wants: Vec<What>) -> Result<(), PeerError> {
         let is_alone = match self.registered().await {
@@ -243,6 +265,7 @@ impl Peer {
             shelf: self.shelf.clone().recipient(),
             events,
             threads: self.threads.turns(),
+            limiter: self.download.clone(),
             seed: fastrand::u64(..),
         }))
     }
@@ -293,6 +316,7 @@ fn serve(
     library: Option<&Addr<Library>>,
     trackers: &Addr<Trackers>,
     threads: Turns,
+    limiter: Option<Limiter>,
 ) -> (Addr<Shelf>, Addr<BlockServer>) {
     let library = library.map(|library| SharedFiles {
         open: library.clone().recipient(),
@@ -300,14 +324,14 @@ fn serve(
         suspect: library.clone().recipient(),
     });
     let (shelf, grown) = Shelf::start(library, trackers.clone().recipient());
-    let others = trackers.clone().recipient();
-    let served = Serving {
+    let serving = Serving {
         open: shelf.clone().recipient(),
         read: shelf.clone().recipient(),
         suspect: shelf.clone().recipient(),
-        others,
+        others: trackers.clone().recipient(),
     };
-    let server = BlockServer::start(us.clone(), listener, served, grown, threads);
+    let config = BlockServerConfig { us: us.clone(), serving, growth: grown, threads, limiter };
+    let server = BlockServer::start(listener, config);
     (shelf, server)
 }
 
@@ -345,6 +369,8 @@ pub struct FetchConfig {
     pub wants: Vec<Want>,
     /// Whether other contents at their places are replaced.
     pub overwrite: bool,
+    /// How fast it may send and receive.
+    pub limits: RateLimits,
 }
 
 /// A job of its own, without a shared folder. While it runs, it serves what it has already.
@@ -379,7 +405,9 @@ impl Fetch {
             news: None,
             memory: None,
         });
-        let (shelf, server) = serve(&config.us, listener, None, &trackers, threads.turns());
+        let RateLimits { upload, download } = config.limits;
+        let upload = upload.map(Limiter::new);
+        let (shelf, server) = serve(&config.us, listener, None, &trackers, threads.turns(), upload);
         let job = Job(Downloader::start(DownloaderConfig {
             us: config.us,
             wants: config.wants,
@@ -394,6 +422,7 @@ impl Fetch {
             shelf: shelf.clone().recipient(),
             events,
             threads: threads.turns(),
+            limiter: download.map(Limiter::new),
             seed: fastrand::u64(..),
         }));
         Ok(Fetch { job, trackers, shelf, server, threads })

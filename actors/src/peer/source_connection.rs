@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::limits::MAX_REQUESTS_IN_FLIGHT;
 use crate::base::{FileId, Geometry, PeerId, SpanIndex, SpanSet};
 use crate::content::tree::SpanHash;
+use crate::net::limiter::Limiter;
 use crate::peer::assembler::{Handoff, Outcome};
 use crate::peer::source_task::SourceTask;
 use crate::plan::{Ending, FileIndex, Request, SourceId};
@@ -34,6 +35,8 @@ pub struct SourceConfig {
     pub peer: PeerId,
     /// Where.
     pub address: SocketAddr,
+    /// The limit on all downloads together.
+    pub limiter: Option<Limiter>,
     /// Where spans go.
     pub handoff: Handoff,
     /// Where facts go.

@@ -114,7 +114,7 @@ impl SourceTask {
             return Ok(Err(Ending::Refused("it is ourselves".into())));
         }
         let talk = Talk {
-            reader: FrameReader::new(stream, read, SOURCE_DEAD_TIMEOUT),
+            reader: FrameReader::new(stream, read, SOURCE_DEAD_TIMEOUT).limited(self.config.limiter.clone()),
             expected: VecDeque::new(),
             handoff: self.config.handoff.clone(),
             connection: self.connection.clone(),

@@ -22,6 +22,7 @@ use crate::base::{BlockRun, FileId, Geometry, PeerId, SpanIndex, SpanSet};
 use crate::content::part::PartData;
 use crate::net::blocks::{Blocks, BlocksSink, FrameReader, send_messages};
 use crate::net::greeting;
+use crate::net::limiter::Limiter;
 use crate::net::link::{LinkError, write_all};
 use crate::net::reached::seen_by;
 use crate::peer::block_server::{Closed, Give, Gives, Serving};
@@ -44,6 +45,8 @@ pub(super) struct Upload {
     pub closed: Recipient<Closed>,
     /// The turns of those who send.
     pub turns: Arc<Semaphore>,
+    /// The limit on all uploads together.
+    pub limiter: Option<Limiter>,
     /// Changes whenever a partial file has got a span.
     pub growth: watch::Receiver<u64>,
     /// Whether there is room for it; else it is told to come back.
@@ -262,10 +265,17 @@ impl Connection {
         if self.frames.is_empty() {
             return Ok(());
         }
-        let sending = write_all(self.reader.stream_mut(), &self.frames);
-        let sent = in_turn(&self.upload.turns, &mut self.is_slow, sending).await;
+        let limiter = self.upload.limiter.clone();
+        let piece_bytes = limiter.as_ref().map_or(self.frames.len(), Limiter::piece_bytes);
+        for piece in self.frames.chunks(piece_bytes) {
+            if let Some(limiter) = &limiter {
+                limiter.take(piece.len()).await;
+            }
+            let sending = write_all(self.reader.stream_mut(), piece);
+            in_turn(&self.upload.turns, &mut self.is_slow, sending).await?;
+        }
         self.frames.clear();
-        sent
+        Ok(())
     }
 
     async fn get(&mut self, id: FileId, run: BlockRun, is_fresh: bool) -> Result<(), LinkError> {
@@ -319,7 +329,7 @@ impl Connection {
         self.upload.give.send(give).await.unwrap_or(all)
     }
 
-    /// Sends a span when it is our turn.
+    /// Sends a span when it is our turn, under a limit in pieces.
     async fn send_span(&mut self, file: &Served, span: SpanIndex) -> Result<(), LinkError> {
         let geometry = file.proof().geometry();
         let blocks = Blocks {
@@ -328,8 +338,30 @@ impl Connection {
             offset: geometry.offset(span),
             len: geometry.len_bytes(span),
         };
+        let Some(limiter) = self.upload.limiter.clone() else {
+            return self.send_part(file, blocks, 0..blocks.len).await;
+        };
+        let piece_bytes = limiter.piece_bytes();
+        let mut part = 0..blocks.len.min(piece_bytes);
+        loop {
+            // Without a turn: who waits for the limit keeps nobody waiting, and is not slow.
+            limiter.take(part.len()).await;
+            self.send_part(file, blocks, part.clone()).await?;
+            if part.end == blocks.len {
+                return Ok(());
+            }
+            part = part.end..blocks.len.min(part.end + piece_bytes);
+        }
+    }
+
+    async fn send_part(
+        &mut self,
+        file: &Served,
+        blocks: Blocks<'_>,
+        part: Range<usize>,
+    ) -> Result<(), LinkError> {
         let is_good = || file.is_unchanged();
-        let sending = self.reader.stream_mut().send_blocks(blocks, is_good);
+        let sending = self.reader.stream_mut().send_part(blocks, part, is_good);
         in_turn(&self.upload.turns, &mut self.is_slow, sending).await
     }
 

@@ -1,25 +1,30 @@
 //! What the Library has done on blocking threads: plain functions of values that move in and out.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use rayon::iter::ParallelIterator;
+use rayon::slice::ParallelSlice;
 use tokio::sync::Notify;
 
 use super::watch::Watch;
 use super::{OpenError, SharedFile};
 use crate::base::FileName;
-use crate::content::cache::Cache;
+use crate::content::cache::{Cache, Cached};
 use crate::content::folder::{Folder, Stamp, is_passing, now_ns};
 use crate::content::index::{Changes, Entry, Snapshot};
 use crate::content::part::{Unfinished, unfinished};
-use crate::content::scan::walk;
-use crate::content::tree::hash_file;
+use crate::content::scan::{Scan, walk};
+use crate::content::tree::{hash_file_counted, read_ahead};
+
+/// Small files that one core has open at a time.
+const OPENED_AHEAD: usize = 16;
 
 /// Where a look gets what was hashed in former times.
 pub(super) enum CacheSource {
@@ -58,8 +63,6 @@ pub(super) struct Found {
     pub(super) changes: Changes,
     /// Path and reason.
     pub(super) skipped: Vec<(String, String)>,
-    /// What the cache knows and the folder does not have any more.
-    pub(super) forgotten: Vec<FileName>,
     /// What was begun and not finished; found by the first look.
     pub(super) unfinished: Vec<Unfinished>,
 }
@@ -69,33 +72,59 @@ impl Look {
         let cache = match std::mem::replace(&mut self.cache, CacheSource::None) {
             // The folder comes first: where it cannot be made, nothing else is.
             CacheSource::Open(state) => match Folder::open_or_create(&self.files) {
-                Ok(_) => Some(Cache::open(&state)),
+                Ok(_) => Some(CacheSource::Open(state)),
                 Err(error) => return Looked { found: Err(error), watch: None, cache: None },
             },
-            CacheSource::Here(cache) => Some(cache),
+            CacheSource::Here(cache) => Some(CacheSource::Here(cache)),
             CacheSource::None => None,
         };
-        let found = self.find(cache.as_ref());
+        let (scanned, (cache, cached)) = match cache {
+            None => (self.scan(), (None, HashMap::new())),
+            // Beside each other, for both read much; on a thread of its own, for all others may be hashing.
+            Some(cache) => std::thread::scope(|threads| {
+                let loading = threads.spawn(|| load(cache));
+                (self.scan(), loading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            }),
+        };
+        let found = scanned.map(|scanned| {
+            let Scanned { folder, moment_ns, scan } = scanned;
+            let skipped = scan.skipped.iter().map(|(path, why)| (path.clone(), why.to_string())).collect();
+            let unfinished = if self.is_first { unfinished(&folder, &scan.notes) } else { Vec::new() };
+            let changes = self.snapshot.compare(scan, cached, moment_ns, self.quiet);
+            Found { changes, skipped, unfinished }
+        });
         Looked { found, watch: self.watch, cache }
     }
 
-    fn find(&mut self, cache: Option<&Cache>) -> io::Result<Found> {
+    fn scan(&mut self) -> io::Result<Scanned> {
         let folder =
             if self.is_first { Folder::open_or_create(&self.files)? } else { Folder::open(&self.files)? };
         // Before the walk, so that no change falls between the two.
         if let Some(changed) = &self.changed {
             self.watch = Watch::of(&folder, self.watch.take(), changed);
         }
-        let cached = cache.map(Cache::load).unwrap_or_default();
         let moment_ns = now_ns();
         let scan = walk(&folder)?;
-        let there: BTreeSet<&FileName> = scan.files.iter().map(|(name, _)| name).collect();
-        let forgotten = cached.keys().filter(|name| !there.contains(name)).cloned().collect();
-        let skipped = scan.skipped.iter().map(|(path, why)| (path.clone(), why.to_string())).collect();
-        let unfinished = if self.is_first { unfinished(&folder, &scan.notes) } else { Vec::new() };
-        let changes = self.snapshot.compare(scan, cached, moment_ns, self.quiet);
-        Ok(Found { changes, skipped, forgotten, unfinished })
+        Ok(Scanned { folder, moment_ns, scan })
     }
+}
+
+/// What a walk found, and when it began.
+struct Scanned {
+    folder: Folder,
+    moment_ns: i64,
+    scan: Scan,
+}
+
+/// Opens the cache and reads it.
+fn load(source: CacheSource) -> (Option<Cache>, HashMap<FileName, Cached>) {
+    let cache = match source {
+        CacheSource::Open(state) => Some(Cache::open(&state)),
+        CacheSource::Here(cache) => Some(cache),
+        CacheSource::None => None,
+    };
+    let cached = cache.as_ref().map(Cache::load).unwrap_or_default();
+    (cache, cached)
 }
 
 /// Files as they looked when they were last looked at.
@@ -110,23 +139,32 @@ pub(super) struct Outcome {
     pub(super) result: io::Result<Option<Entry>>,
 }
 
+/// How hashing goes on, for those who do it and those who watch.
+pub(super) struct HashWatch {
+    /// Whether it has to stop.
+    pub(super) stop: AtomicBool,
+    /// Bytes hashed by now.
+    pub(super) bytes: AtomicU64,
+}
+
 /// Hashes small files, as many at a time as there are cores.
-pub(super) fn hash_side_by_side(files: &Path, batch: Batch, stop: &AtomicBool) -> Vec<Outcome> {
+pub(super) fn hash_side_by_side(files: &Path, batch: Batch, watch: &HashWatch) -> Vec<Outcome> {
     hash_with(files, batch, |folder, batch| {
-        batch.into_par_iter().map(|(name, stamp)| hash_one(folder, name, stamp, stop)).collect()
+        let groups = batch.par_chunks(OPENED_AHEAD);
+        groups.flat_map_iter(|group| hash_group(folder, group, watch)).collect()
     })
 }
 
 /// Hashes large files one after the other, each on all cores.
-pub(super) fn hash_in_turn(files: &Path, batch: Batch, stop: &AtomicBool) -> Vec<Outcome> {
+pub(super) fn hash_in_turn(files: &Path, batch: Batch, watch: &HashWatch) -> Vec<Outcome> {
     hash_with(files, batch, |folder, batch| {
-        batch.into_iter().map(|(name, stamp)| hash_one(folder, name, stamp, stop)).collect()
+        batch.chunks(1).flat_map(|group| hash_group(folder, group, watch)).collect()
     })
 }
 
-fn hash_with(files: &Path, batch: Batch, hash: impl FnOnce(&Folder, Batch) -> Vec<Outcome>) -> Vec<Outcome> {
+fn hash_with(files: &Path, batch: Batch, hash: impl FnOnce(&Folder, &Batch) -> Vec<Outcome>) -> Vec<Outcome> {
     match Folder::open(files) {
-        Ok(folder) => hash(&folder, batch),
+        Ok(folder) => hash(&folder, &batch),
         // The folder is gone, and the files with it; the next look says so.
         Err(error) => batch
             .into_iter()
@@ -140,23 +178,40 @@ fn again(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
-fn hash_one(folder: &Folder, name: FileName, stamp: Stamp, stop: &AtomicBool) -> Outcome {
-    let hash = || {
-        if stop.load(Ordering::Relaxed) {
+/// Opens all of a group before it hashes the first, so that a disk reads the next ones meanwhile.
+fn hash_group(folder: &Folder, group: &[(FileName, Stamp)], watch: &HashWatch) -> Vec<Outcome> {
+    let open = |(name, _): &(FileName, Stamp)| {
+        if watch.stop.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let (file, before) = folder.open_file(&name)?;
-        let begun_ns = now_ns();
-        let proof = match hash_file(&file, before.size, stop) {
-            // It was cut while it was read.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            hashed => hashed?,
-        };
-        let settled = before.is_settled_at(begun_ns);
-        Ok((Stamp::of(&file)? == before).then_some(Entry { stamp: before, proof, settled }))
+        let (file, before) = folder.open_file(name)?;
+        read_ahead(&file, before.size);
+        Ok((file, before))
     };
-    let result = hash();
-    Outcome { name, stamp, result }
+    let opened: Vec<io::Result<(File, Stamp)>> = group.iter().map(open).collect();
+    group
+        .iter()
+        .zip(opened)
+        .map(|((name, stamp), opened)| Outcome {
+            name: name.clone(),
+            stamp: *stamp,
+            result: opened.and_then(|(file, before)| hash_one(&file, before, watch)),
+        })
+        .collect()
+}
+
+fn hash_one(file: &File, before: Stamp, watch: &HashWatch) -> io::Result<Option<Entry>> {
+    let begun_ns = now_ns();
+    let count = |bytes| {
+        watch.bytes.fetch_add(bytes, Ordering::Relaxed);
+    };
+    let proof = match hash_file_counted(file, before.size, &watch.stop, &count) {
+        // It was cut while it was read.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        hashed => hashed?,
+    };
+    let settled = before.is_settled_at(begun_ns);
+    Ok((Stamp::of(file)? == before).then_some(Entry { stamp: before, proof, settled }))
 }
 
 /// What came of opening a file.

@@ -34,6 +34,21 @@ impl Handler<ListChanged> for Probe {
     }
 }
 
+/// Hands on how far hashing is.
+struct ProgressProbe(mpsc::Sender<Hashing>);
+
+impl Actor for ProgressProbe {
+    type Context = Context<Self>;
+}
+
+impl Handler<Hashing> for ProgressProbe {
+    type Result = ();
+
+    fn handle(&mut self, hashing: Hashing, _: &mut Context<Self>) {
+        self.0.try_send(hashing).expect("a test hears of fewer ticks than the channel holds");
+    }
+}
+
 fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
     System::new().block_on(async { timeout(DEADLINE, test()).await.expect("the test ends in time") });
 }
@@ -83,7 +98,7 @@ impl Root {
     }
 
     async fn share_with(&self, watch: bool) -> Shared {
-        let config = LibraryConfig { root: self.0.path().to_owned(), watch };
+        let config = LibraryConfig { root: self.0.path().to_owned(), watch, progress: None };
         let library = Library::start(config, &Arbiter::current());
         let (sender, told) = mpsc::channel(1000);
         let list = library.send(Subscribe(Probe(sender).start().recipient())).await.unwrap();
@@ -164,7 +179,10 @@ fn a_folder_is_shared_as_it_is_and_what_does_not_belong_there_is_not() {
         fs::write(root.path("unreadable\x07name"), "x").unwrap();
         let mut shared = root.share().await;
         let scan = shared.ready().await;
-        assert_eq!(scan, FirstScan { files: 4, bytes: large.len() as u64 + 3, hashed: 4, skipped: 4 });
+        assert_eq!(
+            scan,
+            FirstScan { files: 4, bytes: large.len() as u64 + 3, hashed: 4, skipped: 4, left: 0 }
+        );
         shared
             .has(&[("empty", b""), ("large", &large), ("small", b"s"), ("sub/größe 🐝", "ü".as_bytes())])
             .await;
@@ -279,12 +297,12 @@ fn a_file_hashed_within_the_tick_of_its_change_is_shared_but_not_cached() {
 
 #[test]
 fn when_the_tick_is_over_it_is_hashed_once_more_and_cached() {
-    let mut library = Library::new(LibraryConfig { root: "nowhere".into(), watch: false });
+    let mut library = Library::new(LibraryConfig { root: "nowhere".into(), watch: false, progress: None });
     let stamp = Stamp { device: 1, inode: 1, size: 5, mtime_ns: 0, ctime_ns: 0 };
     let entry = |bytes: &[u8], settled| Entry { stamp, proof: proof_of(bytes), settled };
     library.index.insert(name("racy"), entry(b"first", false));
     let look_again = Changes { unsettled: vec![(name("racy"), stamp)], ..Changes::default() };
-    library.apply(Found { changes: look_again, skipped: vec![], forgotten: vec![], unfinished: vec![] });
+    library.apply(Found { changes: look_again, skipped: vec![], unfinished: vec![] });
     assert_eq!(library.pending[SMALL], BTreeMap::from([(name("racy"), stamp)]));
     assert!(library.index.get(&name("racy")).is_some(), "it stays in the list meanwhile");
 
@@ -294,6 +312,56 @@ fn when_the_tick_is_over_it_is_hashed_once_more_and_cached() {
     library.take_outcomes(vec![Outcome { name: name("racy"), stamp, result }]);
     assert_eq!(library.index.get(&name("racy")), Some(&entry(b"other", true)));
     assert!(library.cache_news[&name("racy")].is_some());
+}
+
+#[test]
+fn a_long_first_scan_is_ready_with_what_it_has_and_says_how_much_is_left() {
+    let mut library = Library::new(LibraryConfig { root: "nowhere".into(), watch: false, progress: None });
+    let (sender, mut ready) = oneshot::channel();
+    library.waiting_ready.push(sender);
+    let stamp = |size| Stamp { device: 1, inode: size, size, mtime_ns: 0, ctime_ns: 0 };
+    let entry = |bytes: &[u8]| Entry { stamp: stamp(5), proof: proof_of(bytes), settled: true };
+    let changes = Changes {
+        known: vec![(name("known"), entry(b"known"))],
+        fresh: vec![(name("small"), stamp(5)), (name("large"), stamp(1 << 30))],
+        ..Changes::default()
+    };
+    library.apply(Found { changes, skipped: vec![], unfinished: vec![] });
+    library.be_ready();
+    let scan = FirstScan { files: 1, bytes: 5, hashed: 0, skipped: 0, left: 2 };
+    assert_eq!(ready.try_recv().unwrap(), Ok(scan));
+    assert_eq!(library.queued_bytes, (1 << 30) + 5);
+
+    let (small, stamp) = library.pending[SMALL].pop_first().unwrap();
+    library.hashing.insert(small.clone(), false);
+    let result = Ok(Some(entry(b"small")));
+    library.take_outcomes(vec![Outcome { name: small.clone(), stamp, result }]);
+    assert!(library.index.get(&small).is_some(), "it is in the list while the large one is not");
+    assert_eq!(library.left(), 1);
+}
+
+#[test]
+fn how_far_hashing_is_is_told_and_so_is_its_end() {
+    run(|| async {
+        let root = Root::new();
+        let large = data(70 * SPAN + 1);
+        root.write("large", &large);
+        root.write("small", "12345");
+        let (sender, mut told) = mpsc::channel(1000);
+        let progress = Some(ProgressProbe(sender).start().recipient());
+        let config = LibraryConfig { root: root.0.path().to_owned(), watch: false, progress };
+        let library = Library::start(config, &Arbiter::current());
+        let all = large.len() as u64 + 5;
+        loop {
+            let hashing = told.recv().await.unwrap();
+            assert!(hashing.bytes <= all && hashing.of_bytes == all, "{hashing:?}");
+            if hashing.left_files == 0 {
+                assert_eq!(hashing.bytes, all);
+                break;
+            }
+        }
+        library.send(Stop).await.unwrap();
+    });
 }
 
 #[test]
@@ -395,14 +463,14 @@ fn a_folder_that_vanishes_is_shared_again_when_it_is_back() {
 fn a_missing_folder_is_made_and_one_that_cannot_be_is_an_error() {
     run(|| async {
         let parent = tempfile::tempdir().unwrap();
-        let config = LibraryConfig { root: parent.path().join("new/p1"), watch: true };
+        let config = LibraryConfig { root: parent.path().join("new/p1"), watch: true, progress: None };
         let library = Library::start(config.clone(), &Arbiter::current());
         assert_eq!(library.send(AwaitReady).await.unwrap(), Ok(FirstScan::default()));
         assert!(config.files().is_dir());
         library.send(Stop).await.unwrap();
 
         fs::write(parent.path().join("file"), "").unwrap();
-        let config = LibraryConfig { root: parent.path().join("file/p1"), watch: true };
+        let config = LibraryConfig { root: parent.path().join("file/p1"), watch: true, progress: None };
         let library = Library::start(config.clone(), &Arbiter::current());
         let error = library.send(AwaitReady).await.unwrap().unwrap_err();
         assert_eq!(error.path, config.files());
