@@ -732,6 +732,7 @@ fn an_answer_that_is_cut_at_any_byte_is_no_file() {
                 address: holder.address(),
                 handoff: Handoff::to(assembler.clone().recipient()),
                 facts: facts.clone(),
+                limiter: None,
             };
             let source = SourceConnection::start_on(&Arbiter::current(), config);
             let mut settled = Vec::new();
@@ -739,7 +740,7 @@ fn an_answer_that_is_cut_at_any_byte_is_no_file() {
                 match test.wait_for("the end of the source", heard.recv()).await.unwrap().fact {
                     SourceFact::Connected => {
                         let request = Request { file, spans: 0..1, is_fresh: false };
-                        source.do_send(Order::Get { request, id: content.id, geometry: content.geometry });
+                        source.do_send(Order::Get(vec![(request, content.id, content.geometry)]));
                     }
                     SourceFact::Settled(outcomes) => settled.extend(outcomes),
                     SourceFact::Ended(ending) => break ending,
