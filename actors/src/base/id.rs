@@ -31,7 +31,7 @@ impl FileId {
 
 impl fmt::Display for FileId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(text(&hex(&self.0)))
     }
 }
 
@@ -52,6 +52,20 @@ impl FromStr for FileId {
             Err(IdError::Length(prefix.digits()))
         }
     }
+}
+
+/// The digits of 32 bytes.
+fn hex(bytes: &[u8; 32]) -> [u8; FileId::HEX_DIGITS] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut hex = [0; FileId::HEX_DIGITS];
+    for (pair, byte) in hex.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+    hex
+}
+
+fn text(hex: &[u8; FileId::HEX_DIGITS]) -> &str {
+    str::from_utf8(hex).expect("hex digits are ASCII")
 }
 
 /// The first 1 to 64 hex digits of a file id.
@@ -95,26 +109,25 @@ impl FromStr for IdPrefix {
 
     fn from_str(text: &str) -> Result<IdPrefix, IdError> {
         let mut bytes = [0u8; 32];
-        let mut digits = 0u8;
-        for c in text.chars() {
-            let value = c.to_digit(16).ok_or(IdError::Digit(c))? as u8;
-            let byte = bytes
-                .get_mut(usize::from(digits / 2))
-                .ok_or_else(|| IdError::Length(text.chars().count()))?;
+        let mut digits = 0;
+        for digit in text.bytes() {
+            // What is in front of a character that is no digit is one byte per character.
+            let no_digit = || text[digits..].chars().next().map_or(IdError::Length(digits), IdError::Digit);
+            let value = char::from(digit).to_digit(16).ok_or_else(no_digit)? as u8;
+            let byte = bytes.get_mut(digits / 2).ok_or_else(|| IdError::Length(text.chars().count()))?;
             *byte |= if digits.is_multiple_of(2) { value << 4 } else { value };
             digits += 1;
         }
         if digits == 0 {
             return Err(IdError::Length(0));
         }
-        Ok(IdPrefix { bytes, digits })
+        Ok(IdPrefix { bytes, digits: digits as u8 })
     }
 }
 
 impl fmt::Display for IdPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = FileId(self.bytes).to_string();
-        f.write_str(&text[..self.digits()])
+        f.write_str(&text(&hex(&self.bytes))[..self.digits()])
     }
 }
 

@@ -73,7 +73,9 @@ fn check_component(text: &str) -> Result<(), NameError> {
     if text.len() > MAX_COMPONENT_BYTES {
         return Err(NameError::ComponentTooLong(text.len()));
     }
-    if let Some(c) = text.chars().find(|c| is_treacherous(*c)) {
+    // Most names are plain ASCII, which takes no look at each character.
+    let is_plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'\\');
+    if !is_plain && let Some(c) = text.chars().find(|c| is_treacherous(*c)) {
         return Err(NameError::Character(c));
     }
     if text.ends_with(['.', ' ']) {
@@ -110,17 +112,13 @@ fn is_drive(text: &str) -> bool {
 /// Device names of Windows, with any extension: <https://learn.microsoft.com/windows/win32/fileio/naming-a-file>.
 fn is_reserved_on_windows(text: &str) -> bool {
     let stem = text.split('.').next().unwrap_or(text).trim_end_matches(' ');
-    let upper = stem.to_ascii_uppercase();
-    match upper.as_str() {
-        "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$" => true,
-        device => {
-            let digit = device.strip_prefix("COM").or_else(|| device.strip_prefix("LPT"));
-            digit.is_some_and(|rest| {
-                let mut rest = rest.chars();
-                matches!((rest.next(), rest.next()), (Some('0'..='9' | '¹' | '²' | '³'), None))
-            })
-        }
+    let is = |device: &str| stem.eq_ignore_ascii_case(device);
+    if ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"].into_iter().any(is) {
+        return true;
     }
+    let Some((device, number)) = stem.split_at_checked(3) else { return false };
+    let has_number = ["COM", "LPT"].iter().any(|with| device.eq_ignore_ascii_case(with));
+    has_number && (matches!(number, "¹" | "²" | "³") || matches!(number.as_bytes(), [b'0'..=b'9']))
 }
 
 impl fmt::Display for FileName {
