@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use enxame_actors::base::{FileId, Geometry, SpanIndex, SpanSet};
+use enxame_actors::base::{Geometry, SpanIndex, SpanSet};
 use enxame_actors::plan::{FileIndex, Holding, JobPlan, Settled, SourceId};
 
 const SOURCES: usize = 16;
@@ -22,11 +22,9 @@ fn geometry() -> Geometry {
 }
 
 fn plan(holding: impl Fn(usize) -> Holding, now: Instant) -> (JobPlan, Vec<SourceId>) {
-    let mut plan = JobPlan::new("us".parse().expect("these are letters"), 7);
-    plan.add_file(FILE, FileId::from_bytes([7; 32]), geometry(), SpanSet::empty(&geometry()));
-    let sources: Vec<SourceId> = (0..SOURCES)
-        .map(|n| plan.add_source(format!("source-{n}").parse().expect("a valid peer id"), now))
-        .collect();
+    let mut plan = JobPlan::new(7);
+    plan.add_file(FILE, geometry(), SpanSet::empty(&geometry()));
+    let sources: Vec<SourceId> = (0..SOURCES).map(|_| plan.add_source(now)).collect();
     for (n, source) in sources.iter().enumerate() {
         plan.set_holding(*source, FILE, Some(holding(n)));
     }
