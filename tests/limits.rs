@@ -65,7 +65,7 @@ fn all_uploads_of_a_peer_together_keep_the_limit() {
         let limits = RateLimits { upload: limit(RATE_BYTES_S), download: None };
         let fill = |files: &std::path::Path| drop(content.write(files, "file"));
         let peer = RealPeer::start_limited(&test, tracker.address(), "p1", limits, fill).await;
-        let bytes = Cell::new(0);
+        let (bytes, moved) = (Cell::new(0), tokio::sync::Notify::new());
         let mut meter = Meter::default();
         let fetch = async || {
             let mut getter = RawGetter::greeted(&test, peer.peer.address()).await;
@@ -79,12 +79,12 @@ fn all_uploads_of_a_peer_together_keep_the_limit() {
             loop {
                 let read = getter.pass_over().await as u64;
                 bytes.set(bytes.get() + read);
+                moved.notify_one();
             }
         };
         let measured = async {
-            let mut look = tokio::time::interval(Duration::from_millis(5));
             loop {
-                look.tick().await;
+                moved.notified().await;
                 if let Some(bytes_s) = meter.measure(bytes.get()) {
                     return bytes_s;
                 }
