@@ -14,6 +14,8 @@ mod rate;
 mod remembered;
 mod share;
 mod slab;
+mod sorted;
+mod texts;
 mod told;
 
 pub use backoff::Backoff;

@@ -12,12 +12,17 @@ use crate::base::limits::{MAX_CONTROL_BYTES, MAX_DEPTH};
 /// # Errors
 /// A message over [`MAX_CONTROL_BYTES`]; `out` is then as it was.
 pub fn encode<M: Serialize>(message: &M, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    framed(out, |out| body(message, out))
+}
+
+/// Appends what `write` appends, as one control frame.
+///
+/// # Errors
+/// As [`encode`].
+pub(super) fn framed(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), FrameError> {
     let start = out.len();
     out.extend_from_slice(&[0; HEADER_BYTES]);
-    let mut serializer = rmp_serde::Serializer::new(&mut *out).with_struct_map();
-    message
-        .serialize(&mut serializer)
-        .expect("our messages have no value that MessagePack lacks, and a Vec takes every byte");
+    write(out);
     let len = out.len() - start - HEADER_BYTES;
     if len > MAX_CONTROL_BYTES {
         out.truncate(start);
@@ -25,6 +30,14 @@ pub fn encode<M: Serialize>(message: &M, out: &mut Vec<u8>) -> Result<(), FrameE
     }
     out[start..start + HEADER_BYTES].copy_from_slice(&FrameHeader::Control { len }.to_bytes());
     Ok(())
+}
+
+/// Appends a message, or a part of one, without a frame around it.
+pub(super) fn body<M: Serialize>(message: &M, out: &mut Vec<u8>) {
+    let mut serializer = rmp_serde::Serializer::new(out).with_struct_map();
+    message
+        .serialize(&mut serializer)
+        .expect("our messages have no value that MessagePack lacks, and a Vec takes every byte");
 }
 
 /// The message in the body of a control frame.

@@ -1,0 +1,120 @@
+//! The names that stand in any list.
+
+use std::cmp::Ordering;
+use std::hash::{DefaultHasher, Hasher};
+
+use crate::base::FileName;
+use crate::plan::slab::{Few, Handle, Slab};
+use crate::plan::sorted::Sorted;
+use crate::plan::texts::{Text, Texts};
+
+/// All names, each with what stands under it.
+#[derive(Debug)]
+pub(super) struct Names {
+    names: Slab<Name>,
+    texts: Texts,
+    /// In the order of the names, for pages of them.
+    in_order: Sorted<Handle>,
+    /// In the order of (hash, name): what is looked up is mostly found by its hash alone, and the
+    /// search looks at one name, not at one in each step.
+    by_hash: Sorted<(u32, Handle)>,
+}
+
+#[derive(Debug)]
+struct Name {
+    text: Text,
+    /// Each content that stands under it, and in how many lists.
+    contents: Few<u32>,
+}
+
+impl Names {
+    pub(super) const fn new() -> Names {
+        Names { names: Slab::new(), texts: Texts::new(), in_order: Sorted::new(), by_hash: Sorted::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn are_gone(&self) -> bool {
+        self.len() == 0 && self.in_order.len() == 0 && self.by_hash.len() == 0
+    }
+
+    /// The name with this text.
+    pub(super) fn get(&self, text: &str) -> Option<Handle> {
+        let order = by_hash(&self.names, &self.texts, text);
+        self.by_hash.get(order).map(|(_, name)| name)
+    }
+
+    /// The name with this text, with nothing under it if it was not there.
+    pub(super) fn get_or_insert(&mut self, text: &FileName) -> Handle {
+        let text = text.as_str();
+        if let Some(name) = self.get(text) {
+            return name;
+        }
+        let name = Name { text: self.texts.insert(text), contents: Few::default() };
+        let name = self.names.insert(name);
+        self.by_hash.insert((hash(text), name), by_hash(&self.names, &self.texts, text));
+        self.in_order.insert(name, by_text(&self.names, &self.texts, text.as_bytes()));
+        name
+    }
+
+    /// Forgets a name under which nothing stands.
+    pub(super) fn remove(&mut self, name: Handle) {
+        let text = self.names[name].text;
+        let bytes = self.texts.get(text);
+        self.in_order.remove(by_text(&self.names, &self.texts, bytes));
+        let utf8 = str::from_utf8(bytes).expect("these are the bytes of a str");
+        self.by_hash.remove(by_hash(&self.names, &self.texts, utf8));
+        self.names.remove(name);
+        self.texts.remove(text);
+    }
+
+    /// The contents that stand under a name, and in how many lists each does.
+    pub(super) fn contents(&self, name: Handle) -> &Few<u32> {
+        &self.names[name].contents
+    }
+
+    pub(super) fn contents_mut(&mut self, name: Handle) -> &mut Few<u32> {
+        &mut self.names[name].contents
+    }
+
+    /// Where a name's text stands.
+    pub(super) fn place(&self, name: Handle) -> Text {
+        self.names[name].text
+    }
+
+    /// The text that stands there.
+    pub(super) fn text(&self, place: Text) -> &[u8] {
+        self.texts.get(place)
+    }
+
+    /// The names from `first` on in their order.
+    pub(super) fn from(&self, first: &str) -> impl Iterator<Item = (FileName, Handle)> {
+        self.in_order.from(by_text(&self.names, &self.texts, first.as_bytes())).map(|name| {
+            let text = str::from_utf8(self.text(self.place(name))).expect("these are the bytes of a str");
+            (text.parse().expect("it was the text of a name when it came"), name)
+        })
+    }
+}
+
+/// Equal for equal names and mostly different for others; who makes them equal makes a search as
+/// long as one by names is.
+fn hash(text: &str) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(text.as_bytes());
+    hasher.finish() as u32
+}
+
+/// How an entry stands to a name, by (hash, name).
+fn by_hash(names: &Slab<Name>, texts: &Texts, text: &str) -> impl Fn(&(u32, Handle)) -> Ordering {
+    let hash = hash(text);
+    let then = by_text(names, texts, text.as_bytes());
+    move |(other, name)| other.cmp(&hash).then_with(|| then(name))
+}
+
+/// How an entry stands to a name.
+fn by_text(names: &Slab<Name>, texts: &Texts, text: &[u8]) -> impl Fn(&Handle) -> Ordering {
+    move |name| texts.get(names[*name].text).cmp(text)
+}
