@@ -22,6 +22,8 @@ use crate::wire::frame::{FrameError, FrameLimits};
 
 /// Bytes asked of the socket at once: many typical messages.
 const READ_BYTES: usize = 16 << 10;
+/// The same while HELLO is to come, where what follows it is to stay in the socket for the time being.
+const READ_HELLO_BYTES: usize = 256;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -223,7 +225,8 @@ impl<S: AsyncRead + AsyncWrite + Readable + Unpin> ControlLink<S> {
         max: usize,
     ) -> Result<(), LinkError> {
         if !self.take_all(batch, max)? {
-            self.incoming.reserve(READ_BYTES);
+            let is_hello_done = self.limits != FrameLimits::HELLO;
+            self.incoming.reserve(if is_hello_done { READ_BYTES } else { READ_HELLO_BYTES });
             let mut read = pin!(self.stream.read_buf(&mut self.incoming));
             let read = poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await;
             if let Poll::Ready(read) = read {

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use self::contents::Contents;
 use self::names::Names;
 use super::slab::{Handle, Slab};
-use super::sorted::Sorted;
+use super::sorted::{Entry, Sorted};
 use super::texts::Text;
 use crate::base::limits::{
     LIST_FRAME_BYTES, MAX_ANSWER_CANDIDATES, MAX_ANSWER_NAMES, MAX_CATALOGUE_ENTRIES, MAX_FILES_PER_PEER,
@@ -159,6 +159,14 @@ struct Peer {
 /// A content and whether the peer has all of it, in four bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held(u32);
+
+/// What stands under a name in a peer's list: names come to a peer's list in the order of their handles
+/// where they are new, and are spread over them where others have them.
+impl Entry for (Handle, Held) {
+    fn weight(&self) -> u32 {
+        self.0
+    }
+}
 
 impl Held {
     fn new(content: Handle, complete: bool) -> Held {
@@ -316,7 +324,8 @@ impl Catalogue {
         if listed + listings.len() > self.limits.files_per_peer
             || self.entries + listings.len() > self.limits.entries
         {
-            let new = listings.iter().filter(|listing| self.held(handle, &listing.name).is_none()).count();
+            let is_new = |listing: &&Listing| self.listed(handle, &listing.name).is_none();
+            let new = listings.iter().filter(is_new).count();
             if listed + new > self.limits.files_per_peer {
                 return Err(CatalogueError::TooManyFiles(self.limits.files_per_peer));
             }
@@ -325,15 +334,21 @@ impl Catalogue {
             }
         }
         for listing in listings {
-            if let Some((_, held)) = self.held(handle, &listing.name) {
+            let mut name = self.names.get(&listing.name);
+            if let Some(there) = name
+                && let Some(held) = self.held(handle, there)
+            {
                 let content = &self.contents[held.content()];
                 if (content.id, content.size, held.complete()) == (listing.id, listing.size, listing.complete)
                 {
                     continue;
                 }
-                self.take_out(handle, &listing.name);
+                self.take_out(handle, there, held);
+                // With its last entry a name goes too.
+                name = self.names.get(&listing.name);
             }
-            self.put_in(handle, listing);
+            let name = name.unwrap_or_else(|| self.names.insert(&listing.name));
+            self.put_in(handle, name, listing);
         }
         Ok(())
     }
@@ -349,10 +364,10 @@ impl Catalogue {
     ) -> Result<(), CatalogueError> {
         let handle = self.registered(connection)?;
         for (name, id) in files {
-            if let Some((_, held)) = self.held(handle, name)
+            if let Some((name, held)) = self.listed(handle, name)
                 && self.contents[held.content()].id == *id
             {
-                self.take_out(handle, name);
+                self.take_out(handle, name, held);
             }
         }
         Ok(())
@@ -427,7 +442,7 @@ impl Catalogue {
         let place = |content| FoundContent { content, names: 0..0, holders: 0..0 };
         let asked_name = match question {
             Question::Name { name, prefix } => {
-                let Some(name) = self.names.get(name.as_str()) else { return };
+                let Some(name) = self.names.get(name) else { return };
                 let fits = |content: &Handle| {
                     prefix.is_none_or(|prefix| prefix.matches(&self.contents[*content].id))
                 };
@@ -500,7 +515,7 @@ impl Catalogue {
     ) -> (Vec<ListedFile>, bool) {
         let limit = limit.clamp(1, MAX_PAGE_ENTRIES);
         let first = after.map_or(prefix, |(name, _)| name.as_str().max(prefix));
-        let names = self.names.from(first);
+        let names = self.names.from(first).map(|name| (self.names.file_name(name), name));
         let mut room = LIST_FRAME_BYTES;
         let mut page = Vec::new();
         for (text, name) in names.take_while(|(text, _)| text.as_str().starts_with(prefix)) {
@@ -548,13 +563,18 @@ impl Catalogue {
         self.by_connection.get(&connection).copied().ok_or(CatalogueError::NotRegistered)
     }
 
-    /// What a peer lists under a name.
-    fn held(&self, peer: Handle, name: &FileName) -> Option<(Handle, Held)> {
-        self.peers[peer].files.get(by_name(self.names.get(name.as_str())?))
+    /// A name, if it stands in a peer's list, and what the peer lists under it.
+    fn listed(&self, peer: Handle, name: &FileName) -> Option<(Handle, Held)> {
+        let name = self.names.get(name)?;
+        Some((name, self.held(peer, name)?))
     }
 
-    fn put_in(&mut self, peer: Handle, listing: &Listing) {
-        let name = self.names.get_or_insert(&listing.name);
+    /// What a peer lists under a name.
+    fn held(&self, peer: Handle, name: Handle) -> Option<Held> {
+        self.peers[peer].files.get(name, by_name(name)).map(|(_, held)| held)
+    }
+
+    fn put_in(&mut self, peer: Handle, name: Handle, listing: &Listing) {
         let content = self.contents.get_or_insert(listing.id, listing.size);
         *self.names.contents_mut(name).entry(content) += 1;
         let there = &mut self.contents[content];
@@ -567,18 +587,17 @@ impl Catalogue {
     }
 
     /// Takes what a peer lists under a name out of its list, and the list's digest.
-    fn take_out(&mut self, peer: Handle, name: &FileName) {
-        let Some((handle, held)) = self.held(peer, name) else { return };
+    fn take_out(&mut self, peer: Handle, name: Handle, held: Held) {
         let there = &mut self.peers[peer];
-        there.files.remove(by_name(handle));
+        there.files.remove(name, by_name(name));
         let content = &self.contents[held.content()];
         there.digest.remove(&Listing {
-            name: name.clone(),
+            name: self.names.file_name(name),
             id: content.id,
             size: content.size,
             complete: held.complete(),
         });
-        self.release(peer, handle, held);
+        self.release(peer, name, held);
     }
 
     /// Empties a peer's list.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::{Index, IndexMut};
 
+use super::sorted::Entry;
+
 /// Where a value stands in a [`Slab`].
 pub(super) type Handle = u32;
 
@@ -49,6 +51,13 @@ impl<T> Index<Handle> for Slab<T> {
 impl<T> IndexMut<Handle> for Slab<T> {
     fn index_mut(&mut self, handle: Handle) -> &mut T {
         self.places[handle as usize].as_mut().expect("a handle that is kept names a value")
+    }
+}
+
+/// A handle under a key that goes before it in the order: part of a hash.
+impl Entry for (u32, Handle) {
+    fn weight(&self) -> u32 {
+        self.0
     }
 }
 

@@ -136,26 +136,27 @@ impl PeerRegistry {
         })
     }
 
-    /// Does what a request asks for. The answer to WHO_HAS is written at once; `asker` is who asks it.
+    /// Does what a request asks for. The answer to WHO_HAS is written at once; `asker` is who asks it,
+    /// once it has been looked up.
     fn answer(
         &mut self,
         from: &Arc<Caller>,
-        asker: &mut Option<KnownPeer>,
+        asker: &mut Option<Option<KnownPeer>>,
         request: ToTracker,
         frames: &mut Vec<u8>,
     ) -> Reply {
         let connection = from.connection.id;
         match request {
             ToTracker::Register { instance, port, files } => {
-                let reply = self.register(from, instance, port, &files);
-                *asker = self.catalogue.known(&from.peer);
-                reply
+                *asker = None;
+                self.register(from, instance, port, &files)
             }
             ToTracker::NewFile { files } => noted(self.catalogue.add(connection, &files)),
             ToTracker::RemoveFile { files } => noted(self.catalogue.remove(connection, &files)),
             ToTracker::WhoHas { question } => {
                 let in_place_of_loopback = from.connection.in_place_of_loopback();
-                self.catalogue.who_has(&question, *asker, in_place_of_loopback, frames);
+                let asker = *asker.get_or_insert_with(|| self.catalogue.known(&from.peer));
+                self.catalogue.who_has(&question, asker, in_place_of_loopback, frames);
                 Reply::Nothing
             }
             ToTracker::List { prefix, after, limit } => {
@@ -261,7 +262,7 @@ impl Handler<Requests> for PeerRegistry {
         let Requests { from, requests } = asked;
         let mut frames = Vec::with_capacity(requests.len() * TYPICAL_ANSWER_BYTES);
         let mut close = false;
-        let mut asker = self.catalogue.known(&from.peer);
+        let mut asker = None;
         let mut requests = requests.into_iter();
         while frames.len() < LIST_FRAME_BYTES
             && !close

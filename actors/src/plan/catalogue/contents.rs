@@ -42,7 +42,7 @@ impl Contents {
 
     /// The content with this id and size, with no holder if it was not there.
     pub(super) fn get_or_insert(&mut self, id: FileId, size: u64) -> Handle {
-        if let Some((_, content)) = self.by_id.get(by_id(&self.contents, id, size)) {
+        if let Some((_, content)) = self.by_id.get(start(&id), by_id(&self.contents, id, size)) {
             return content;
         }
         let content = Content { id, size, names: Few::default(), holders: Holders::default() };
@@ -54,13 +54,14 @@ impl Contents {
     /// Forgets a content that nobody holds.
     pub(super) fn remove(&mut self, content: Handle) {
         let Content { id, size, .. } = self.contents[content];
-        self.by_id.remove(by_id(&self.contents, id, size));
+        self.by_id.remove(start(&id), by_id(&self.contents, id, size));
         self.contents.remove(content);
     }
 
     /// The contents whose ids begin so, in the order of (id, size).
     pub(super) fn beginning(&self, prefix: IdPrefix) -> impl Iterator<Item = Handle> {
-        let all = self.by_id.from(by_id(&self.contents, prefix.first_id(), 0));
+        let first = prefix.first_id();
+        let all = self.by_id.from(start(&first), by_id(&self.contents, first, 0));
         all.map(|(_, content)| content).take_while(move |content| prefix.matches(&self[*content].id))
     }
 }

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hasher};
 
 use crate::base::FileName;
 use crate::plan::slab::{Few, Handle, Slab};
-use crate::plan::sorted::Sorted;
+use crate::plan::sorted::{Entry, Sorted};
 use crate::plan::texts::{Text, Texts};
 
 /// All names, each with what stands under it.
@@ -14,7 +14,7 @@ pub(super) struct Names {
     names: Slab<Name>,
     texts: Texts,
     /// In the order of the names, for pages of them.
-    in_order: Sorted<Handle>,
+    in_order: Sorted<InOrder>,
     /// In the order of (hash, name): what is looked up is mostly found by its hash alone, and the
     /// search looks at one name, not at one in each step.
     by_hash: Sorted<(u32, Handle)>,
@@ -42,21 +42,20 @@ impl Names {
     }
 
     /// The name with this text.
-    pub(super) fn get(&self, text: &str) -> Option<Handle> {
-        let order = by_hash(&self.names, &self.texts, text);
-        self.by_hash.get(order).map(|(_, name)| name)
+    pub(super) fn get(&self, text: &FileName) -> Option<Handle> {
+        let hash = hash(text.as_str());
+        let order = by_hash(&self.names, &self.texts, hash, text.as_str());
+        self.by_hash.get(hash, order).map(|(_, name)| name)
     }
 
-    /// The name with this text, with nothing under it if it was not there.
-    pub(super) fn get_or_insert(&mut self, text: &FileName) -> Handle {
+    /// Makes the name with this text, which must not be there, with nothing under it.
+    pub(super) fn insert(&mut self, text: &FileName) -> Handle {
         let text = text.as_str();
-        if let Some(name) = self.get(text) {
-            return name;
-        }
         let name = Name { text: self.texts.insert(text), contents: Few::default() };
         let name = self.names.insert(name);
-        self.by_hash.insert((hash(text), name), by_hash(&self.names, &self.texts, text));
-        self.in_order.insert(name, by_text(&self.names, &self.texts, text.as_bytes()));
+        let hash = hash(text);
+        self.by_hash.insert((hash, name), by_hash(&self.names, &self.texts, hash, text));
+        self.in_order.insert(InOrder(name), by_text(&self.names, &self.texts, text.as_bytes()));
         name
     }
 
@@ -64,9 +63,10 @@ impl Names {
     pub(super) fn remove(&mut self, name: Handle) {
         let text = self.names[name].text;
         let bytes = self.texts.get(text);
-        self.in_order.remove(by_text(&self.names, &self.texts, bytes));
+        self.in_order.remove(0, by_text(&self.names, &self.texts, bytes));
         let utf8 = str::from_utf8(bytes).expect("these are the bytes of a str");
-        self.by_hash.remove(by_hash(&self.names, &self.texts, utf8));
+        let hash = hash(utf8);
+        self.by_hash.remove(hash, by_hash(&self.names, &self.texts, hash, utf8));
         self.names.remove(name);
         self.texts.remove(text);
     }
@@ -90,12 +90,15 @@ impl Names {
         self.texts.get(place)
     }
 
+    /// A name as such.
+    pub(super) fn file_name(&self, name: Handle) -> FileName {
+        let text = str::from_utf8(self.text(self.place(name))).expect("these are the bytes of a str");
+        text.parse().expect("it was the text of a name when it came")
+    }
+
     /// The names from `first` on in their order.
-    pub(super) fn from(&self, first: &str) -> impl Iterator<Item = (FileName, Handle)> {
-        self.in_order.from(by_text(&self.names, &self.texts, first.as_bytes())).map(|name| {
-            let text = str::from_utf8(self.text(self.place(name))).expect("these are the bytes of a str");
-            (text.parse().expect("it was the text of a name when it came"), name)
-        })
+    pub(super) fn from(&self, first: &str) -> impl Iterator<Item = Handle> {
+        self.in_order.from(0, by_text(&self.names, &self.texts, first.as_bytes())).map(|InOrder(name)| name)
     }
 }
 
@@ -107,14 +110,24 @@ fn hash(text: &str) -> u32 {
     hasher.finish() as u32
 }
 
+/// A name among all of them in their order.
+#[derive(Clone, Copy, Debug)]
+struct InOrder(Handle);
+
+impl Entry for InOrder {
+    fn weight(&self) -> u32 {
+        // Names begin alike; nothing of them says where in a chunk one stands.
+        0
+    }
+}
+
 /// How an entry stands to a name, by (hash, name).
-fn by_hash(names: &Slab<Name>, texts: &Texts, text: &str) -> impl Fn(&(u32, Handle)) -> Ordering {
-    let hash = hash(text);
+fn by_hash(names: &Slab<Name>, texts: &Texts, hash: u32, text: &str) -> impl Fn(&(u32, Handle)) -> Ordering {
     let then = by_text(names, texts, text.as_bytes());
-    move |(other, name)| other.cmp(&hash).then_with(|| then(name))
+    move |(other, name)| other.cmp(&hash).then_with(|| then(&InOrder(*name)))
 }
 
 /// How an entry stands to a name.
-fn by_text(names: &Slab<Name>, texts: &Texts, text: &[u8]) -> impl Fn(&Handle) -> Ordering {
-    move |name| texts.get(names[*name].text).cmp(text)
+fn by_text(names: &Slab<Name>, texts: &Texts, text: &[u8]) -> impl Fn(&InOrder) -> Ordering {
+    move |InOrder(name)| texts.get(names[*name].text).cmp(text)
 }
