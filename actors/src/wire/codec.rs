@@ -1,8 +1,9 @@
 //! Control messages to bytes and back.
 
 use bytes::{Buf, BytesMut};
-use serde::Serialize;
+use rmp_serde::decode::Error;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::frame::{FrameError, FrameHeader, FrameLimits, HEADER_BYTES};
 use crate::base::limits::{MAX_CONTROL_BYTES, MAX_DEPTH};
@@ -45,11 +46,25 @@ pub(super) fn body<M: Serialize>(message: &M, out: &mut Vec<u8>) {
 /// # Errors
 /// Anything that is not exactly one message of this type.
 pub fn decode<M: DeserializeOwned>(body: &[u8]) -> Result<M, FrameError> {
+    // Texts are looked at where they stand. Such a reader does not tell how far it came, but what it
+    // finds next: where nothing is left, not even the mark that every value begins with.
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(body);
+    deserializer.set_max_depth(MAX_DEPTH);
+    let message = M::deserialize(&mut deserializer)?;
+    match bool::deserialize(&mut deserializer) {
+        Err(Error::InvalidMarkerRead(_)) => Ok(message),
+        _ => Err(FrameError::Trailing(trailing_bytes::<M>(body))),
+    }
+}
+
+/// How many bytes stand behind a message.
+fn trailing_bytes<M: DeserializeOwned>(body: &[u8]) -> usize {
     let mut rest = body;
     let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
     deserializer.set_max_depth(MAX_DEPTH);
-    let message = M::deserialize(&mut deserializer)?;
-    if rest.is_empty() { Ok(message) } else { Err(FrameError::Trailing(rest.len())) }
+    // It was read once already.
+    let _ = M::deserialize(&mut deserializer);
+    rest.len()
 }
 
 /// Takes the next control message off the front of `buffer`; `None` while it is incomplete.
