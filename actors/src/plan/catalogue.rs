@@ -446,7 +446,7 @@ impl Catalogue {
                 let fits = |content: &Handle| {
                     prefix.is_none_or(|prefix| prefix.matches(&self.contents[*content].id))
                 };
-                let under_it = self.names.contents(name).iter().map(|(content, _)| content);
+                let under_it = self.names.contents(name).map(|(content, _)| content);
                 found.contents.extend(under_it.filter(fits).map(place));
                 Some(name)
             }
@@ -484,7 +484,7 @@ impl Catalogue {
     ) -> usize {
         let there = &mut found.contents[number];
         let content = &self.contents[there.content];
-        let others = content.names.iter().map(|(name, ())| name).filter(|name| Some(*name) != asked_name);
+        let others = self.contents.names(there.content).filter(|name| Some(*name) != asked_name);
         let names = asked_name.into_iter().chain(others).take(MAX_ANSWER_NAMES);
         there.names.start = found.names.len();
         found.names.extend(names.map(|name| self.names.place(name)));
@@ -522,10 +522,9 @@ impl Catalogue {
             let mut lines: Vec<ListedFile> = self
                 .names
                 .contents(name)
-                .iter()
                 .map(|(content, holders)| {
                     let content = &self.contents[content];
-                    ListedFile { name: text.clone(), id: content.id, size: content.size, holders: *holders }
+                    ListedFile { name: text.clone(), id: content.id, size: content.size, holders }
                 })
                 .collect();
             lines.retain(|line| after.is_none_or(|(name, id)| (&line.name, &line.id) > (name, id)));
@@ -576,10 +575,9 @@ impl Catalogue {
 
     fn put_in(&mut self, peer: Handle, name: Handle, listing: &Listing) {
         let content = self.contents.get_or_insert(listing.id, listing.size);
-        *self.names.contents_mut(name).entry(content) += 1;
-        let there = &mut self.contents[content];
-        there.names.entry(name);
-        there.holders.add(peer, listing.complete);
+        self.names.add(name, content);
+        self.contents.add_name(content, name);
+        self.contents[content].holders.add(peer, listing.complete);
         let peer = &mut self.peers[peer];
         peer.files.insert((name, Held::new(content, listing.complete)), by_name(name));
         peer.digest.add(listing);
@@ -614,19 +612,15 @@ impl Catalogue {
     fn release(&mut self, peer: Handle, name: Handle, held: Held) {
         self.entries -= 1;
         let content = held.content();
-        let there = &mut self.contents[content];
-        there.holders.remove(peer, held.complete());
-        let under_it = self.names.contents_mut(name);
-        let standing = under_it.entry(content);
-        *standing -= 1;
-        if *standing == 0 {
-            under_it.remove(content);
-            there.names.remove(name);
+        if self.names.take(name, content) {
+            self.contents.remove_name(content, name);
         }
-        if there.holders.len() == 0 {
+        let holders = &mut self.contents[content].holders;
+        holders.remove(peer, held.complete());
+        if holders.len() == 0 {
             self.contents.remove(content);
         }
-        if self.names.contents(name).is_empty() {
+        if self.names.is_bare(name) {
             self.names.remove(name);
         }
     }

@@ -9,6 +9,7 @@ mod ending;
 mod file;
 mod holders;
 mod job;
+mod links;
 mod merge;
 mod rate;
 mod remembered;

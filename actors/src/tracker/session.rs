@@ -61,6 +61,8 @@ pub(super) struct TrackerSession {
     connection: Connection,
     registry: Addr<PeerRegistry>,
     orders: watch::Sender<Order>,
+    /// Whether the registry was told that the connection is gone.
+    has_ended: bool,
     _alive: TaskTrackerToken,
 }
 
@@ -96,15 +98,32 @@ impl TrackerSession {
             connection,
             registry: shared.registry.clone(),
             orders,
+            has_ended: false,
             _alive: shared.connections.token(),
         };
         let task = socket::run(stream, slot, session.start(), ordered, Arc::clone(shared));
         shared.connections.spawn_local(task);
     }
+
+    fn end(&mut self, why: String, faulty: bool) {
+        self.has_ended = true;
+        let Connection { id: connection, from, .. } = self.connection;
+        self.registry.do_send(ConnectionEnded { connection, from, why, faulty });
+    }
 }
 
 impl Actor for TrackerSession {
     type Context = Context<TrackerSession>;
+}
+
+impl Drop for TrackerSession {
+    /// However it ends, its connection speaks for nobody any more.
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.orders.send_replace(Order::Close);
+            self.end("the tracker closed the connection".into(), false);
+        }
+    }
 }
 
 impl Handler<Greet> for TrackerSession {
@@ -135,8 +154,7 @@ impl Handler<SocketEnded> for TrackerSession {
     fn handle(&mut self, SocketEnded(end): SocketEnded, ctx: &mut Context<TrackerSession>) {
         let faulty = matches!(end, Err(LinkError::Frame(_)));
         let why = end.map_or_else(|error| error.to_string(), |()| "the tracker closed the connection".into());
-        let Connection { id: connection, from, .. } = self.connection;
-        self.registry.do_send(ConnectionEnded { connection, from, why, faulty });
+        self.end(why, faulty);
         ctx.stop();
     }
 }

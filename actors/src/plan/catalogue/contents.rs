@@ -5,13 +5,16 @@ use std::ops::{Index, IndexMut};
 
 use crate::base::limits::MAX_ANSWER_HOLDERS;
 use crate::base::{FileId, IdPrefix};
-use crate::plan::slab::{Few, Handle, Slab};
+use crate::plan::links::{First, Links};
+use crate::plan::slab::{Handle, Slab};
 use crate::plan::sorted::Sorted;
 
 /// All contents.
 #[derive(Debug)]
 pub(super) struct Contents {
     contents: Slab<Content>,
+    /// From contents to their names.
+    names: Links<()>,
     /// In the order of (id, size), each with the first bytes of its id: they settle a search, but for
     /// its last step, without a look at the contents.
     by_id: Sorted<(u32, Handle)>,
@@ -22,13 +25,13 @@ pub(super) struct Contents {
 pub(super) struct Content {
     pub(super) id: FileId,
     pub(super) size: u64,
-    pub(super) names: Few<()>,
+    name: First<()>,
     pub(super) holders: Holders,
 }
 
 impl Contents {
     pub(super) const fn new() -> Contents {
-        Contents { contents: Slab::new(), by_id: Sorted::new() }
+        Contents { contents: Slab::new(), names: Links::new(), by_id: Sorted::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -37,7 +40,7 @@ impl Contents {
 
     #[cfg(test)]
     pub(super) fn are_gone(&self) -> bool {
-        self.len() == 0 && self.by_id.len() == 0
+        self.len() == 0 && self.by_id.len() == 0 && self.names.is_empty()
     }
 
     /// The content with this id and size, with no holder if it was not there.
@@ -45,7 +48,7 @@ impl Contents {
         if let Some((_, content)) = self.by_id.get(start(&id), by_id(&self.contents, id, size)) {
             return content;
         }
-        let content = Content { id, size, names: Few::default(), holders: Holders::default() };
+        let content = Content { id, size, name: First::default(), holders: Holders::default() };
         let content = self.contents.insert(content);
         self.by_id.insert((start(&id), content), by_id(&self.contents, id, size));
         content
@@ -56,6 +59,21 @@ impl Contents {
         let Content { id, size, .. } = self.contents[content];
         self.by_id.remove(start(&id), by_id(&self.contents, id, size));
         self.contents.remove(content);
+    }
+
+    /// The names of a content.
+    pub(super) fn names(&self, content: Handle) -> impl Iterator<Item = Handle> {
+        self.names.iter(content, &self.contents[content].name).map(|(name, ())| name)
+    }
+
+    /// A content stands under this name.
+    pub(super) fn add_name(&mut self, content: Handle, name: Handle) {
+        self.names.entry(content, &mut self.contents[content].name, name);
+    }
+
+    /// A content stands under this name no more.
+    pub(super) fn remove_name(&mut self, content: Handle, name: Handle) {
+        self.names.remove(content, &mut self.contents[content].name, name);
     }
 
     /// The contents whose ids begin so, in the order of (id, size).

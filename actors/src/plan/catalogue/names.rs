@@ -4,7 +4,8 @@ use std::cmp::Ordering;
 use std::hash::{DefaultHasher, Hasher};
 
 use crate::base::FileName;
-use crate::plan::slab::{Few, Handle, Slab};
+use crate::plan::links::{First, Links};
+use crate::plan::slab::{Handle, Slab};
 use crate::plan::sorted::{Entry, Sorted};
 use crate::plan::texts::{Text, Texts};
 
@@ -13,6 +14,8 @@ use crate::plan::texts::{Text, Texts};
 pub(super) struct Names {
     names: Slab<Name>,
     texts: Texts,
+    /// From names to the contents that stand under them, and in how many lists each does.
+    contents: Links<u32>,
     /// In the order of the names, for pages of them.
     in_order: Sorted<InOrder>,
     /// In the order of (hash, name): what is looked up is mostly found by its hash alone, and the
@@ -23,13 +26,18 @@ pub(super) struct Names {
 #[derive(Debug)]
 struct Name {
     text: Text,
-    /// Each content that stands under it, and in how many lists.
-    contents: Few<u32>,
+    content: First<u32>,
 }
 
 impl Names {
     pub(super) const fn new() -> Names {
-        Names { names: Slab::new(), texts: Texts::new(), in_order: Sorted::new(), by_hash: Sorted::new() }
+        Names {
+            names: Slab::new(),
+            texts: Texts::new(),
+            contents: Links::new(),
+            in_order: Sorted::new(),
+            by_hash: Sorted::new(),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -38,7 +46,7 @@ impl Names {
 
     #[cfg(test)]
     pub(super) fn are_gone(&self) -> bool {
-        self.len() == 0 && self.in_order.len() == 0 && self.by_hash.len() == 0
+        self.len() == 0 && self.in_order.len() == 0 && self.by_hash.len() == 0 && self.contents.is_empty()
     }
 
     /// The name with this text.
@@ -51,7 +59,7 @@ impl Names {
     /// Makes the name with this text, which must not be there, with nothing under it.
     pub(super) fn insert(&mut self, text: &FileName) -> Handle {
         let text = text.as_str();
-        let name = Name { text: self.texts.insert(text), contents: Few::default() };
+        let name = Name { text: self.texts.insert(text), content: First::default() };
         let name = self.names.insert(name);
         let hash = hash(text);
         self.by_hash.insert((hash, name), by_hash(&self.names, &self.texts, hash, text));
@@ -72,12 +80,30 @@ impl Names {
     }
 
     /// The contents that stand under a name, and in how many lists each does.
-    pub(super) fn contents(&self, name: Handle) -> &Few<u32> {
-        &self.names[name].contents
+    pub(super) fn contents(&self, name: Handle) -> impl Iterator<Item = (Handle, u32)> {
+        self.contents.iter(name, &self.names[name].content)
     }
 
-    pub(super) fn contents_mut(&mut self, name: Handle) -> &mut Few<u32> {
-        &mut self.names[name].contents
+    /// A content stands under a name in one more list.
+    pub(super) fn add(&mut self, name: Handle, content: Handle) {
+        *self.contents.entry(name, &mut self.names[name].content, content) += 1;
+    }
+
+    /// A content stands under a name in one list less; whether it was the last one.
+    pub(super) fn take(&mut self, name: Handle, content: Handle) -> bool {
+        let first = &mut self.names[name].content;
+        let lists = self.contents.entry(name, first, content);
+        *lists -= 1;
+        let was_last = *lists == 0;
+        if was_last {
+            self.contents.remove(name, first, content);
+        }
+        was_last
+    }
+
+    /// Whether nothing stands under a name.
+    pub(super) fn is_bare(&self, name: Handle) -> bool {
+        self.names[name].content.is_none()
     }
 
     /// Where a name's text stands.
