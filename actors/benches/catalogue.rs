@@ -7,8 +7,7 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use enxame_actors::base::{FileId, FileName, PeerId, Question};
 use enxame_actors::plan::catalogue::{Catalogue, CatalogueLimits, ConnectionId};
-use enxame_actors::wire::encode;
-use enxame_actors::wire::tracker::{FromTracker, Listing};
+use enxame_actors::wire::tracker::Listing;
 
 const PEERS: usize = 10_000;
 const FILES_PER_PEER: usize = 100;
@@ -81,8 +80,8 @@ fn answering(bencher: Bencher<'_, '_>, question: impl Fn(usize) -> Question) {
         .with_inputs(|| (question(rng.usize(..FILES)), peer_id(rng.usize(..PEERS))))
         .bench_local_refs(|(question, asker)| {
             out.clear();
-            let candidates = catalogue.who_has(black_box(question), Some(asker));
-            encode(&FromTracker::Candidates { candidates }, &mut out)
+            let asker = catalogue.known(asker);
+            catalogue.who_has(black_box(question), asker, None, &mut out);
         });
 }
 

@@ -78,11 +78,6 @@ impl Peers {
         Ok(())
     }
 
-    /// CONFIRMs so far that had another digest than the list told.
-    pub(crate) fn differing(&self) -> usize {
-        self.all.iter().map(Peer::differing).sum()
-    }
-
     /// Compares answers with what the peers have told: a fast tracker has to be a right one.
     pub(crate) async fn check_answers(&mut self, questions: &Questions) -> Result<(), Failure> {
         let holders = self.config.holders;
@@ -138,6 +133,7 @@ impl Peers {
                 questions: Rc::clone(questions),
                 next: first,
                 under_way: VecDeque::new(),
+                answered: 0,
                 latencies: Latencies::default(),
             };
             async move {
@@ -207,6 +203,8 @@ struct Asker {
     next: usize,
     /// When questions were due, and how many of them are not answered.
     under_way: VecDeque<(Instant, usize)>,
+    /// Answers that were read and are not taken off these.
+    answered: usize,
     latencies: Latencies,
 }
 
@@ -258,19 +256,20 @@ impl Asker {
         Ok(())
     }
 
-    /// Reads answers that have come, and says how many.
+    /// Reads answers that have come, and says how many. Cancel safe.
     async fn take_answers(&mut self) -> Result<usize, Failure> {
-        let mut answers = 0;
-        let count = |frame: &[u8]| {
-            // Behind two names of ten letters stands the number of candidates: each question has one.
-            if is(frame, b"Candidates") && frame.get(24) == Some(&0x91) {
-                answers += 1;
-                return Ok(());
-            }
-            Err(format!("{:?} is not one candidate", decode::<FromTracker>(frame)).into())
-        };
-        self.peer.read(count).await?;
-        let now = Instant::now();
+        if self.answered == 0 {
+            let count = |frame: &[u8]| {
+                // Behind two names of ten letters stands the number of candidates: each question has one.
+                if is(frame, b"Candidates") && frame.get(24) == Some(&0x91) {
+                    self.answered += 1;
+                    return Ok(());
+                }
+                Err(format!("{:?} is not one candidate", decode::<FromTracker>(frame)).into())
+            };
+            self.peer.read(count).await?;
+        }
+        let (now, answers) = (Instant::now(), std::mem::take(&mut self.answered));
         let mut left = answers;
         while left > 0 {
             let Some((due, open)) = self.under_way.front_mut() else {

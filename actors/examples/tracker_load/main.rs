@@ -18,6 +18,18 @@
 //! 5. the storm: all peers are cut off and come back at once, each with its whole list;
 //! 6. the ordered end of the tracker.
 //!
+//! | option | default | what |
+//! |---|---|---|
+//! | `--peers` | 10000 | peers that are connected and registered |
+//! | `--pairs` | 1000000 | entries of all their lists together |
+//! | `--holders` | 10 | peers that list the same file |
+//! | `--asking` | 64 | peers that ask |
+//! | `--depth` | 64 | questions that each of them keeps under way in step 3 |
+//! | `--group` | 8 | questions that come together in step 4 |
+//! | `--seconds` | 5 | how long each step of load takes |
+//! | `--interval` | 30 | seconds of the tracker's refresh interval, and how long step 2 takes |
+//! | `--json` | | one object instead of lines |
+//!
 //! Load generator and tracker share the cores, and others may use them too: the processor time of each
 //! side per answer says more of a busy machine than the rate.
 
@@ -109,7 +121,6 @@ async fn run(config: &Rc<Config>) -> Result<Value, Failure> {
         note(&format!("at_{:.0}_percent", part * 100.0), step);
     }
 
-    note("differing_confirmations", json!(peers.differing()));
     drop(peers);
     let greetings = greetings(config, true)?;
     tracker.settled().await?;

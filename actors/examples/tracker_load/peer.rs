@@ -31,8 +31,8 @@ pub(crate) struct Peer {
     rest: Vec<u8>,
     /// Digest of the list that it has told.
     digest: ListDigest,
-    /// CONFIRMs that had another digest.
-    differing: usize,
+    /// Whether the last CONFIRM had another one.
+    differs: bool,
 }
 
 /// What a peer sends of itself.
@@ -61,7 +61,7 @@ impl Peer {
         let mut stream = TcpStream::connect(tracker).await?;
         stream.set_nodelay(true)?;
         stream.write_all(&bytes).await?;
-        let mut peer = Peer { stream, number, rest: Vec::new(), digest, differing: 0 };
+        let mut peer = Peer { stream, number, rest: Vec::new(), digest, differs: false };
         let mut registered = false;
         while !registered {
             peer.read(|frame| {
@@ -86,9 +86,12 @@ impl Peer {
         self.stream.write_all(&bytes).await?;
         let mut noted = false;
         while !noted {
-            self.read(|frame| {
-                noted |= matches!(decode(frame)?, FromTracker::Noted);
-                Ok(())
+            self.read(|frame| match decode(frame)? {
+                FromTracker::Noted => {
+                    noted = true;
+                    Ok(())
+                }
+                other => Err(format!("{other:?} where NOTED was to come").into()),
             })
             .await?;
         }
@@ -100,7 +103,7 @@ impl Peer {
     }
 
     /// Reads what has come, at least something, and calls `take` with the body of each frame in it.
-    /// CONFIRM is answered here. Cancel safe until something has come.
+    /// CONFIRM is answered here. Who drops the future may have been called.
     pub(crate) async fn read(
         &mut self,
         mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
@@ -127,9 +130,12 @@ impl Peer {
         }
         if let Some(FromTracker::Confirm { digest }) = confirm {
             // One that was under way while the list was told may have the digest from before.
-            self.differing += usize::from(digest != self.digest);
+            let differed = std::mem::replace(&mut self.differs, digest != self.digest);
+            if differed && self.differs {
+                return Err("the tracker has another list than it was told".into());
+            }
             let mut bytes = Vec::new();
-            encode(&ToTracker::Confirmed { digest }, &mut bytes)?;
+            encode(&ToTracker::Confirmed { digest: self.digest }, &mut bytes)?;
             self.stream.write_all(&bytes).await?;
         }
         Ok(())
@@ -137,11 +143,6 @@ impl Peer {
 
     pub(crate) fn number(&self) -> usize {
         self.number
-    }
-
-    /// How many CONFIRMs had another digest than the list told so far.
-    pub(crate) fn differing(&self) -> usize {
-        self.differing
     }
 }
 

@@ -136,8 +136,6 @@ pub const MAX_TRACKER_CONNECTIONS: usize = 20_000;
 pub const MAX_REFUSING_CONNECTIONS: usize = 64;
 /// Connections that wait to be accepted: a tracker's peers come back all at once.
 pub const LISTEN_BACKLOG: u32 = 1024;
-/// Bytes of buffers that a control connection keeps between messages.
-pub const LINK_KEEP_BYTES: usize = 64 << 10;
 /// Upload connections of one peer.
 pub const MAX_UPLOAD_CONNECTIONS: usize = 256;
 /// Uploads that are being sent at the same time; others wait for their turn, a span each. What many
@@ -158,8 +156,9 @@ pub const HALF_CONNECTED_FOR: Duration = Duration::from_millis(250);
 pub const MAX_REPLACED_CONNECTIONS: usize = 4;
 /// Control frames handed over in one message: bounds what one connection can put before an actor at once.
 pub const MAX_FRAMES_PER_BATCH: usize = 256;
-/// Pushes waiting for one tracker connection; it gets one CONFIRM at a time, so more means it is dead.
-pub const MAX_PENDING_PUSHES: usize = 8;
+/// Connections of a tracker whose requests are being read and answered at the same time. Those of the
+/// others wait in their sockets: what all peers send at once, after a restart, is not in memory at once.
+pub const MAX_CONNECTIONS_HAVING_TURN: usize = 32;
 /// Requests that one getter may have waiting at a holder.
 pub const MAX_REQUESTS_IN_FLIGHT: usize = 1024;
 /// PEERS that wait for their answer at one source: a job of thousands of small files asks for some.

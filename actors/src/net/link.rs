@@ -3,23 +3,27 @@
 //! Used between peers and trackers, and for the greeting on every connection. Nothing is queued
 //! here: what is read is handed on before more is read, what is written is written before the next.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::base::limits::{
-    HELLO_TIMEOUT, LINGER_TIMEOUT, LINK_KEEP_BYTES, MAX_FRAMES_PER_BATCH, WRITE_STALL_TIMEOUT,
-};
+use crate::base::limits::{HELLO_TIMEOUT, LINGER_TIMEOUT, MAX_FRAMES_PER_BATCH, WRITE_STALL_TIMEOUT};
 use crate::wire::codec;
 use crate::wire::frame::{FrameError, FrameLimits};
 
-/// Bytes asked of the socket at once, and kept between frames: a few typical messages.
-const READ_BYTES: usize = 8 << 10;
+/// Bytes asked of the socket at once: many typical messages.
+const READ_BYTES: usize = 16 << 10;
+/// The same while HELLO is to come, where what follows it is to stay in the socket for the time being.
+const READ_HELLO_BYTES: usize = 256;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -63,14 +67,13 @@ pub enum LinkError {
 pub struct ControlLink<S> {
     stream: S,
     incoming: BytesMut,
-    outgoing: Vec<u8>,
     limits: FrameLimits,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ControlLink<S> {
     /// A link on which HELLO is still to come, with the limits for that.
     pub fn new(stream: S) -> ControlLink<S> {
-        ControlLink { stream, incoming: BytesMut::new(), outgoing: Vec::new(), limits: FrameLimits::HELLO }
+        ControlLink { stream, incoming: BytesMut::new(), limits: FrameLimits::HELLO }
     }
 
     /// The limits after HELLO.
@@ -108,27 +111,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlLink<S> {
     /// As [`ControlLink::read`]; messages in front of a broken one are appended, and the error comes
     /// with the next call.
     pub async fn read_batch<M: DeserializeOwned>(&mut self, batch: &mut Vec<M>) -> Result<(), LinkError> {
-        batch.push(self.read().await?);
-        while batch.len() < MAX_FRAMES_PER_BATCH {
-            match codec::take(&mut self.incoming, self.limits) {
-                Ok(Some(message)) => batch.push(message),
-                // A broken message stays in the buffer: the next call meets it first.
-                Ok(None) | Err(_) => break,
-            }
+        while !self.take_all(batch, MAX_FRAMES_PER_BATCH)? {
+            self.fill().await?;
         }
         Ok(())
     }
 
+    /// Takes the messages that are in the buffer, and says whether there was any.
+    fn take_all<M: DeserializeOwned>(&mut self, batch: &mut Vec<M>, max: usize) -> Result<bool, LinkError> {
+        let before = batch.len();
+        while batch.len() < max {
+            match codec::take(&mut self.incoming, self.limits) {
+                Ok(Some(message)) => batch.push(message),
+                // A broken message stays in the buffer: the next call meets it first.
+                Err(error) if batch.len() == before => return Err(error.into()),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Ok(batch.len() > before)
+    }
+
     async fn fill(&mut self) -> Result<(), LinkError> {
         // One long message must not cost its bytes for the rest of the connection.
-        if self.incoming.is_empty() && self.incoming.capacity() > LINK_KEEP_BYTES {
+        if self.incoming.is_empty() {
             self.incoming = BytesMut::new();
         }
         self.incoming.reserve(READ_BYTES);
-        if self.stream.read_buf(&mut self.incoming).await? > 0 {
-            return Ok(());
+        let read = self.stream.read_buf(&mut self.incoming).await?;
+        self.is_open(read)
+    }
+
+    /// Whether a read of so many bytes leaves the connection open.
+    fn is_open(&self, read: usize) -> Result<(), LinkError> {
+        match read {
+            0 if self.incoming.is_empty() => Err(LinkError::Closed),
+            0 => Err(LinkError::Cut),
+            _ => Ok(()),
         }
-        Err(if self.incoming.is_empty() { LinkError::Closed } else { LinkError::Cut })
     }
 
     /// Writes messages in one go.
@@ -137,14 +156,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlLink<S> {
     /// A message over the limit, a socket that failed, a reader that takes nothing for
     /// [`WRITE_STALL_TIMEOUT`].
     pub async fn write<M: Serialize>(&mut self, messages: &[M]) -> Result<(), LinkError> {
-        self.outgoing.clear();
+        let mut frames = Vec::new();
         for message in messages {
-            codec::encode(message, &mut self.outgoing)?;
+            codec::encode(message, &mut frames)?;
         }
-        let written = write_all(&mut self.stream, &self.outgoing).await;
-        self.outgoing.clear();
-        self.outgoing.shrink_to(LINK_KEEP_BYTES);
-        written
+        self.write_frames(&frames).await
+    }
+
+    /// Writes messages that are encoded already.
+    ///
+    /// # Errors
+    /// A socket that failed, a reader that takes nothing for [`WRITE_STALL_TIMEOUT`].
+    pub async fn write_frames(&mut self, frames: &[u8]) -> Result<(), LinkError> {
+        write_all(&mut self.stream, frames).await
     }
 
     /// Closes our direction, so that what was written arrives before the end does.
@@ -161,6 +185,62 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlLink<S> {
         };
         // Nothing is left to be done if it fails or takes too long.
         let _ = timeout(LINGER_TIMEOUT, linger).await;
+    }
+}
+
+/// A stream on which one can wait for what comes without a buffer for it.
+pub trait Readable {
+    /// Ready when a read would not have to wait, or once in a while for nothing.
+    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl Readable for TcpStream {
+    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(context)
+    }
+}
+
+/// For a link that is one of very many: it has a buffer only from the moment at which something has
+/// come to the one at which it is taken.
+impl<S: AsyncRead + AsyncWrite + Readable + Unpin> ControlLink<S> {
+    /// Whether something was read that is not taken: messages, or the beginning of one.
+    pub fn has_unread(&self) -> bool {
+        !self.incoming.is_empty()
+    }
+
+    /// Waits until [`ControlLink::read_now`] may have something to read. Cancel safe.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub async fn readable(&mut self) -> Result<(), LinkError> {
+        Ok(poll_fn(|context| self.stream.poll_readable(context)).await?)
+    }
+
+    /// Appends to `batch` the messages that have come, at most `max`, without waiting for any. There may
+    /// be none.
+    ///
+    /// # Errors
+    /// As [`ControlLink::read`]; messages in front of a broken one are appended, and the error comes
+    /// with the next call.
+    pub async fn read_now<M: DeserializeOwned>(
+        &mut self,
+        batch: &mut Vec<M>,
+        max: usize,
+    ) -> Result<(), LinkError> {
+        if !self.take_all(batch, max)? {
+            let is_hello_done = self.limits != FrameLimits::HELLO;
+            self.incoming.reserve(if is_hello_done { READ_BYTES } else { READ_HELLO_BYTES });
+            let mut read = pin!(self.stream.read_buf(&mut self.incoming));
+            let read = poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await;
+            if let Poll::Ready(read) = read {
+                self.is_open(read?)?;
+                self.take_all(batch, max)?;
+            }
+        }
+        if self.incoming.is_empty() {
+            self.incoming = BytesMut::new();
+        }
+        Ok(())
     }
 }
 

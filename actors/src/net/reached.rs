@@ -9,11 +9,15 @@ use std::net::{IpAddr, SocketAddr};
 /// another machine to everybody else. They are told the address by which they themselves reached
 /// that machine.
 pub fn seen_by(holder: SocketAddr, asker: IpAddr, reached_at: IpAddr) -> SocketAddr {
-    if holder.ip().is_loopback() && !asker.is_loopback() {
-        SocketAddr::new(reached_at, holder.port())
-    } else {
-        holder
+    match in_place_of_loopback(asker, reached_at) {
+        Some(ip) if holder.ip().is_loopback() => SocketAddr::new(ip, holder.port()),
+        _ => holder,
     }
+}
+
+/// What stands in place of a loopback address for such an asker; `None` if it is on this machine too.
+pub fn in_place_of_loopback(asker: IpAddr, reached_at: IpAddr) -> Option<IpAddr> {
+    (!asker.is_loopback()).then_some(reached_at)
 }
 
 #[cfg(test)]

@@ -5,30 +5,44 @@
 //! bytes beside what it shares. No operation walks a whole table: registering costs what the list
 //! is long, a question what its answer is long, and the end of a peer its list.
 //!
+//! An answer is written into its frame as it is found: see [`encode_candidates`].
+//!
 //! Invariants, which the tests compare with a plain list of tuples:
 //! - a name stands once in a peer's list, for one content;
 //! - a peer that has a content under several names is one holder, complete if any of them is;
 //! - a name or a content is in the tables as long as a list mentions it, and no longer;
 //! - only a peer's present connection changes its list.
 
-use std::cmp::Reverse;
+mod contents;
+mod names;
+
+use std::borrow::Cow;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
-use std::ops::Bound;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::{Bound, Range};
 use std::time::{Duration, Instant};
 
-use super::slab::{Few, Handle, Slab};
+use self::contents::Contents;
+use self::names::Names;
+use super::slab::{Handle, Slab};
+use super::sorted::{Entry, Sorted};
+use super::texts::Text;
 use crate::base::limits::{
-    LIST_FRAME_BYTES, MAX_ANSWER_CANDIDATES, MAX_ANSWER_HOLDERS, MAX_ANSWER_NAMES, MAX_CATALOGUE_ENTRIES,
-    MAX_FILES_PER_PEER, MAX_PAGE_ENTRIES, MAX_PEERS,
+    LIST_FRAME_BYTES, MAX_ANSWER_CANDIDATES, MAX_ANSWER_NAMES, MAX_CATALOGUE_ENTRIES, MAX_FILES_PER_PEER,
+    MAX_PAGE_ENTRIES, MAX_PEERS,
 };
 use crate::base::{FileId, FileName, PeerId, Question};
-use crate::wire::ListDigest;
-use crate::wire::tracker::{Candidate, Holder, ListedFile, ListedPeer, Listing};
+use crate::wire::tracker::{ListedFile, ListedPeer, Listing};
+use crate::wire::{HolderBytes, ListDigest, encode_candidates};
 
 /// Bytes that an entry of an answer has in its frame beside its texts: an upper bound, so that an
 /// answer can be cut before it is encoded.
-pub const ANSWER_ENTRY_BYTES: usize = 128;
+const ANSWER_ENTRY_BYTES: usize = 128;
+
+/// A registered peer, for as long as nobody registers or leaves.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownPeer(Handle);
 
 /// A connection of the tracker; never used twice by one tracker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,12 +134,14 @@ pub struct Catalogue {
     rng: fastrand::Rng,
     entries: usize,
     peers: Slab<Peer>,
+    /// How each peer is told as a holder, by its handle.
+    told: Vec<HolderBytes>,
     by_peer_id: BTreeMap<PeerId, Handle>,
     by_connection: HashMap<ConnectionId, Handle>,
-    names: Slab<Name>,
-    by_name: BTreeMap<FileName, Handle>,
-    contents: Slab<Content>,
-    by_content: BTreeMap<(FileId, u64), Handle>,
+    names: Names,
+    contents: Contents,
+    /// What an answer is made of; kept for its room.
+    found: Found,
 }
 
 #[derive(Debug)]
@@ -137,27 +153,20 @@ struct Peer {
     confirmed: Instant,
     digest: ListDigest,
     /// What stands under each name.
-    files: BTreeMap<Handle, Held>,
-}
-
-#[derive(Debug)]
-struct Name {
-    text: FileName,
-    /// Each content that stands under it, and in how many lists.
-    contents: Few<u32>,
-}
-
-#[derive(Debug)]
-struct Content {
-    id: FileId,
-    size: u64,
-    names: Few<()>,
-    holders: Holders,
+    files: Sorted<(Handle, Held)>,
 }
 
 /// A content and whether the peer has all of it, in four bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held(u32);
+
+/// What stands under a name in a peer's list: names come to a peer's list in the order of their handles
+/// where they are new, and are spread over them where others have them.
+impl Entry for (Handle, Held) {
+    fn weight(&self) -> u32 {
+        self.0
+    }
+}
 
 impl Held {
     fn new(content: Handle, complete: bool) -> Held {
@@ -173,6 +182,27 @@ impl Held {
     }
 }
 
+/// Contents that fit a question.
+#[derive(Debug, Default)]
+struct Found {
+    contents: Vec<FoundContent>,
+    names: Vec<Text>,
+    holders: Vec<(Handle, bool)>,
+}
+
+/// One of them, and what is told of it.
+#[derive(Debug)]
+struct FoundContent {
+    content: Handle,
+    names: Range<usize>,
+    holders: Range<usize>,
+}
+
+/// How an entry of a peer's list stands to the one under this name.
+fn by_name(name: Handle) -> impl Fn(&(Handle, Held)) -> Ordering {
+    move |(other, _)| other.cmp(&name)
+}
+
 impl Catalogue {
     /// An empty catalogue. `rng` chooses the holders that an asker is told of.
     pub fn new(limits: CatalogueLimits, rng: fastrand::Rng) -> Catalogue {
@@ -181,12 +211,12 @@ impl Catalogue {
             rng,
             entries: 0,
             peers: Slab::new(),
+            told: Vec::new(),
             by_peer_id: BTreeMap::new(),
             by_connection: HashMap::new(),
-            names: Slab::new(),
-            by_name: BTreeMap::new(),
-            contents: Slab::new(),
-            by_content: BTreeMap::new(),
+            names: Names::new(),
+            contents: Contents::new(),
+            found: Found::default(),
         }
     }
 
@@ -204,6 +234,11 @@ impl Catalogue {
     pub fn peer(&self, connection: ConnectionId) -> Option<(&PeerId, SocketAddr)> {
         let peer = &self.peers[*self.by_connection.get(&connection)?];
         Some((&peer.id, peer.address))
+    }
+
+    /// The registered peer with this id, as an asker.
+    pub fn known(&self, peer: &PeerId) -> Option<KnownPeer> {
+        self.by_peer_id.get(peer).copied().map(KnownPeer)
     }
 
     /// Lets a connection speak for a peer, whose list is empty from then on.
@@ -240,8 +275,9 @@ impl Catalogue {
                 address,
                 confirmed: now,
                 digest: ListDigest::default(),
-                files: BTreeMap::new(),
+                files: Sorted::new(),
             });
+            self.tell_as(handle, peer, address);
             self.by_peer_id.insert(peer.clone(), handle);
             self.by_connection.insert(connection, handle);
             return Ok(Registered { joined: true, replaced: None });
@@ -252,7 +288,18 @@ impl Catalogue {
         (there.instance, there.address, there.confirmed) = (instance, address, now);
         self.by_connection.remove(&older);
         self.by_connection.insert(connection, handle);
+        self.tell_as(handle, peer, address);
         Ok(Registered { joined: false, replaced: Some(older).filter(|older| *older != connection) })
+    }
+
+    /// Says how a peer is told as a holder.
+    fn tell_as(&mut self, handle: Handle, peer: &PeerId, address: SocketAddr) {
+        let told = HolderBytes::new(peer.clone(), address);
+        match self.told.get_mut(handle as usize) {
+            Some(before) => *before = told,
+            // A new handle is the next number.
+            None => self.told.push(told),
+        }
     }
 
     /// Ends the registration of a connection, if it has one, and says whose it was. A connection
@@ -277,7 +324,8 @@ impl Catalogue {
         if listed + listings.len() > self.limits.files_per_peer
             || self.entries + listings.len() > self.limits.entries
         {
-            let new = listings.iter().filter(|listing| self.held(handle, &listing.name).is_none()).count();
+            let is_new = |listing: &&Listing| self.listed(handle, &listing.name).is_none();
+            let new = listings.iter().filter(is_new).count();
             if listed + new > self.limits.files_per_peer {
                 return Err(CatalogueError::TooManyFiles(self.limits.files_per_peer));
             }
@@ -286,15 +334,21 @@ impl Catalogue {
             }
         }
         for listing in listings {
-            if let Some((name, held)) = self.held(handle, &listing.name) {
+            let mut name = self.names.get(&listing.name);
+            if let Some(there) = name
+                && let Some(held) = self.held(handle, there)
+            {
                 let content = &self.contents[held.content()];
                 if (content.id, content.size, held.complete()) == (listing.id, listing.size, listing.complete)
                 {
                     continue;
                 }
-                self.take_out(handle, name);
+                self.take_out(handle, there, held);
+                // With its last entry a name goes too.
+                name = self.names.get(&listing.name);
             }
-            self.put_in(handle, listing);
+            let name = name.unwrap_or_else(|| self.names.insert(&listing.name));
+            self.put_in(handle, name, listing);
         }
         Ok(())
     }
@@ -310,10 +364,10 @@ impl Catalogue {
     ) -> Result<(), CatalogueError> {
         let handle = self.registered(connection)?;
         for (name, id) in files {
-            if let Some((name, held)) = self.held(handle, name)
+            if let Some((name, held)) = self.listed(handle, name)
                 && self.contents[held.content()].id == *id
             {
-                self.take_out(handle, name);
+                self.take_out(handle, name, held);
             }
         }
         Ok(())
@@ -343,62 +397,108 @@ impl Catalogue {
         Ok(Confirmation::Same)
     }
 
-    /// The contents that fit a question, in the order of (id, size), as many as an answer may have.
-    /// Each with a random sample of its holders that leaves out the asker and has a complete one if
-    /// there is any; and with names, the one asked for among them.
-    pub fn who_has(&mut self, question: &Question, asker: Option<&PeerId>) -> Vec<Candidate> {
-        let (asked_name, mut found): (Option<Handle>, Vec<Handle>) = match question {
+    /// Appends to `out` the frame that answers a question: the contents that fit it, in the order of
+    /// (id, size), as many as an answer may have. Each with a random sample of its holders that leaves
+    /// out the asker and has a complete one if there is any; and with names, the one asked for among
+    /// them. A holder at a loopback address is told under `in_place_of_loopback`, if that is stated.
+    pub fn who_has(
+        &mut self,
+        question: &Question,
+        asker: Option<KnownPeer>,
+        in_place_of_loopback: Option<IpAddr>,
+        out: &mut Vec<u8>,
+    ) {
+        let mut found = std::mem::take(&mut self.found);
+        self.find(question, asker, &mut found);
+        let told = |(holder, complete): &(Handle, bool)| {
+            let told = &self.told[*holder as usize];
+            let told = match in_place_of_loopback {
+                Some(ip) if told.is_at_loopback() => {
+                    let peer = &self.peers[*holder];
+                    let address = SocketAddr::new(ip, peer.address.port());
+                    Cow::Owned(HolderBytes::new(peer.id.clone(), address))
+                }
+                _ => Cow::Borrowed(told),
+            };
+            (told, *complete)
+        };
+        encode_candidates(found.contents.len(), out, |answer| {
+            for FoundContent { content, names, holders } in &found.contents {
+                let content = &self.contents[*content];
+                let names = found.names[names.clone()].iter().map(|name| self.names.text(*name));
+                let holders = found.holders[holders.clone()].iter().map(told);
+                answer.candidate(&content.id, content.size, names, content.holders.len() as u32, holders);
+            }
+        })
+        .expect("a frame has room for what was found, which was counted");
+        self.found = found;
+    }
+
+    /// What an answer is made of, no more than a frame has room for.
+    fn find(&mut self, question: &Question, asker: Option<KnownPeer>, found: &mut Found) {
+        found.contents.clear();
+        found.names.clear();
+        found.holders.clear();
+        let place = |content| FoundContent { content, names: 0..0, holders: 0..0 };
+        let asked_name = match question {
             Question::Name { name, prefix } => {
-                let Some(name) = self.by_name.get(name).copied() else { return Vec::new() };
+                let Some(name) = self.names.get(name) else { return };
                 let fits = |content: &Handle| {
                     prefix.is_none_or(|prefix| prefix.matches(&self.contents[*content].id))
                 };
-                (
-                    Some(name),
-                    self.names[name].contents.iter().map(|(content, _)| content).filter(fits).collect(),
-                )
+                let under_it = self.names.contents(name).map(|(content, _)| content);
+                found.contents.extend(under_it.filter(fits).map(place));
+                Some(name)
             }
             Question::Prefix(prefix) => {
-                let first = (prefix.first_id(), 0);
-                let fitting = self.by_content.range(first..).take_while(|((id, _), _)| prefix.matches(id));
-                (None, fitting.map(|(_, content)| *content).take(MAX_ANSWER_CANDIDATES).collect())
+                let fitting = self.contents.beginning(*prefix).take(MAX_ANSWER_CANDIDATES);
+                found.contents.extend(fitting.map(place));
+                None
             }
         };
-        let key = |content: &Handle| (self.contents[*content].id, self.contents[*content].size);
-        if found.len() > MAX_ANSWER_CANDIDATES {
-            found.select_nth_unstable_by_key(MAX_ANSWER_CANDIDATES, key);
-            found.truncate(MAX_ANSWER_CANDIDATES);
+        let key = |found: &FoundContent| {
+            let content = &self.contents[found.content];
+            (content.id, content.size)
+        };
+        if found.contents.len() > MAX_ANSWER_CANDIDATES {
+            found.contents.select_nth_unstable_by_key(MAX_ANSWER_CANDIDATES, key);
+            found.contents.truncate(MAX_ANSWER_CANDIDATES);
         }
-        found.sort_unstable_by_key(key);
-        let asker = asker.and_then(|id| self.by_peer_id.get(id).copied());
+        found.contents.sort_unstable_by_key(key);
         let mut room = LIST_FRAME_BYTES;
-        let mut candidates = Vec::with_capacity(found.len());
-        for content in found {
-            let candidate = self.candidate(content, asked_name, asker);
-            let Some(rest) = room.checked_sub(candidate_bytes(&candidate)) else { break };
-            room = rest;
-            candidates.push(candidate);
+        for number in 0..found.contents.len() {
+            match room.checked_sub(self.tell(number, asked_name, asker, found)) {
+                Some(rest) => room = rest,
+                None => return found.contents.truncate(number),
+            }
         }
-        candidates
     }
 
-    fn candidate(&mut self, content: Handle, asked_name: Option<Handle>, asker: Option<Handle>) -> Candidate {
-        let content = &self.contents[content];
-        let others = content.names.iter().map(|(name, ())| name).filter(|name| Some(*name) != asked_name);
+    /// Chooses what is told of a content that was found; how many bytes that is at most.
+    fn tell(
+        &mut self,
+        number: usize,
+        asked_name: Option<Handle>,
+        asker: Option<KnownPeer>,
+        found: &mut Found,
+    ) -> usize {
+        let there = &mut found.contents[number];
+        let content = &self.contents[there.content];
+        let others = self.contents.names(there.content).filter(|name| Some(*name) != asked_name);
         let names = asked_name.into_iter().chain(others).take(MAX_ANSWER_NAMES);
-        let mut names: Vec<FileName> = names.map(|name| self.names[name].text.clone()).collect();
-        names.sort_unstable();
-        let tell = |(holder, complete): (Handle, bool)| {
-            let peer = &self.peers[holder];
-            Holder { peer: peer.id.clone(), address: peer.address, complete }
-        };
-        Candidate {
-            id: content.id,
-            size: content.size,
-            names,
-            holder_count: content.holders.len() as u32,
-            holders: content.holders.sample(asker, &mut self.rng).into_iter().map(tell).collect(),
-        }
+        there.names.start = found.names.len();
+        found.names.extend(names.map(|name| self.names.place(name)));
+        there.names.end = found.names.len();
+        let names = &mut found.names[there.names.clone()];
+        names.sort_unstable_by_key(|name| self.names.text(*name));
+        there.holders.start = found.holders.len();
+        content.holders.sample(asker.map(|KnownPeer(asker)| asker), &mut self.rng, &mut found.holders);
+        there.holders.end = found.holders.len();
+        let holders = &found.holders[there.holders.clone()];
+        let holder_bytes = |holder: Handle| self.told[holder as usize].max_len_bytes();
+        ANSWER_ENTRY_BYTES
+            + names.iter().map(|name| name.len_bytes() + 3).sum::<usize>()
+            + holders.iter().map(|(holder, _)| holder_bytes(*holder)).sum::<usize>()
     }
 
     /// A page of names that begin with `prefix` and what stands under them, in the order of
@@ -415,16 +515,16 @@ impl Catalogue {
     ) -> (Vec<ListedFile>, bool) {
         let limit = limit.clamp(1, MAX_PAGE_ENTRIES);
         let first = after.map_or(prefix, |(name, _)| name.as_str().max(prefix));
-        let names = self.by_name.range::<str, _>((Bound::Included(first), Bound::Unbounded));
+        let names = self.names.from(first).map(|name| (self.names.file_name(name), name));
         let mut room = LIST_FRAME_BYTES;
         let mut page = Vec::new();
         for (text, name) in names.take_while(|(text, _)| text.as_str().starts_with(prefix)) {
-            let mut lines: Vec<ListedFile> = self.names[*name]
-                .contents
-                .iter()
+            let mut lines: Vec<ListedFile> = self
+                .names
+                .contents(name)
                 .map(|(content, holders)| {
                     let content = &self.contents[content];
-                    ListedFile { name: text.clone(), id: content.id, size: content.size, holders: *holders }
+                    ListedFile { name: text.clone(), id: content.id, size: content.size, holders }
                 })
                 .collect();
             lines.retain(|line| after.is_none_or(|(name, id)| (&line.name, &line.id) > (name, id)));
@@ -462,40 +562,35 @@ impl Catalogue {
         self.by_connection.get(&connection).copied().ok_or(CatalogueError::NotRegistered)
     }
 
-    /// What a peer lists under a name.
-    fn held(&self, peer: Handle, name: &FileName) -> Option<(Handle, Held)> {
-        let name = *self.by_name.get(name)?;
-        Some((name, *self.peers[peer].files.get(&name)?))
+    /// A name, if it stands in a peer's list, and what the peer lists under it.
+    fn listed(&self, peer: Handle, name: &FileName) -> Option<(Handle, Held)> {
+        let name = self.names.get(name)?;
+        Some((name, self.held(peer, name)?))
     }
 
-    fn put_in(&mut self, peer: Handle, listing: &Listing) {
-        let name = match self.by_name.get(&listing.name) {
-            Some(name) => *name,
-            None => {
-                let name = self.names.insert(Name { text: listing.name.clone(), contents: Few::default() });
-                self.by_name.insert(listing.name.clone(), name);
-                name
-            }
-        };
-        let content = *self.by_content.entry((listing.id, listing.size)).or_insert_with(|| {
-            let (id, size) = (listing.id, listing.size);
-            self.contents.insert(Content { id, size, names: Few::default(), holders: Holders::default() })
-        });
-        *self.names[name].contents.entry(content) += 1;
-        let there = &mut self.contents[content];
-        there.names.entry(name);
-        there.holders.add(peer, listing.complete);
+    /// What a peer lists under a name.
+    fn held(&self, peer: Handle, name: Handle) -> Option<Held> {
+        self.peers[peer].files.get(name, by_name(name)).map(|(_, held)| held)
+    }
+
+    fn put_in(&mut self, peer: Handle, name: Handle, listing: &Listing) {
+        let content = self.contents.get_or_insert(listing.id, listing.size);
+        self.names.add(name, content);
+        self.contents.add_name(content, name);
+        self.contents[content].holders.add(peer, listing.complete);
         let peer = &mut self.peers[peer];
-        peer.files.insert(name, Held::new(content, listing.complete));
+        peer.files.insert((name, Held::new(content, listing.complete)), by_name(name));
         peer.digest.add(listing);
         self.entries += 1;
     }
 
-    fn take_out(&mut self, peer: Handle, name: Handle) {
-        let Some(held) = self.peers[peer].files.remove(&name) else { return };
+    /// Takes what a peer lists under a name out of its list, and the list's digest.
+    fn take_out(&mut self, peer: Handle, name: Handle, held: Held) {
+        let there = &mut self.peers[peer];
+        there.files.remove(name, by_name(name));
         let content = &self.contents[held.content()];
-        self.peers[peer].digest.remove(&Listing {
-            name: self.names[name].text.clone(),
+        there.digest.remove(&Listing {
+            name: self.names.file_name(name),
             id: content.id,
             size: content.size,
             complete: held.complete(),
@@ -505,8 +600,10 @@ impl Catalogue {
 
     /// Empties a peer's list.
     fn clear(&mut self, peer: Handle) {
-        self.peers[peer].digest = ListDigest::default();
-        for (name, held) in std::mem::take(&mut self.peers[peer].files) {
+        let there = &mut self.peers[peer];
+        there.digest = ListDigest::default();
+        let files = std::mem::replace(&mut there.files, Sorted::new());
+        for (name, held) in files.iter() {
             self.release(peer, name, held);
         }
     }
@@ -515,139 +612,22 @@ impl Catalogue {
     fn release(&mut self, peer: Handle, name: Handle, held: Held) {
         self.entries -= 1;
         let content = held.content();
-        let there = &mut self.contents[content];
-        there.holders.remove(peer, held.complete());
-        let standing = self.names[name].contents.entry(content);
-        *standing -= 1;
-        if *standing == 0 {
-            self.names[name].contents.remove(content);
-            there.names.remove(name);
+        if self.names.take(name, content) {
+            self.contents.remove_name(content, name);
         }
-        if there.holders.len() == 0 {
-            let content = self.contents.remove(content);
-            self.by_content.remove(&(content.id, content.size));
+        let holders = &mut self.contents[content].holders;
+        holders.remove(peer, held.complete());
+        if holders.len() == 0 {
+            self.contents.remove(content);
         }
-        if self.names[name].contents.is_empty() {
-            let name = self.names.remove(name);
-            self.by_name.remove(&name.text);
+        if self.names.is_bare(name) {
+            self.names.remove(name);
         }
     }
-}
-
-/// Bytes that a candidate has in its frame: an upper bound.
-pub fn candidate_bytes(candidate: &Candidate) -> usize {
-    let names = candidate.names.iter().map(|name| name.as_str().len() + 3);
-    let holders = candidate.holders.iter().map(|holder| holder.peer.as_str().len() + ANSWER_ENTRY_BYTES);
-    ANSWER_ENTRY_BYTES + names.sum::<usize>() + holders.sum::<usize>()
 }
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The holders of a content: the complete ones in front, each part in the order of the handles.
-///
-/// One sorted `Vec` instead of a map: twelve bytes per holder, found by halving, drawn by index.
-#[derive(Debug, Default)]
-struct Holders {
-    entries: Vec<HolderEntry>,
-    complete: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct HolderEntry {
-    peer: Handle,
-    /// Under how many names the peer lists the content.
-    names: u32,
-    /// Of those, how many say that it has all of it.
-    complete: u32,
-}
-
-impl Holders {
-    fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Where a peer stands among the complete or the partial ones, or where it would.
-    fn place(&self, peer: Handle, complete: bool) -> Result<usize, usize> {
-        let (front, back) = self.entries.split_at(self.complete as usize);
-        if complete {
-            front.binary_search_by_key(&peer, |entry| entry.peer)
-        } else {
-            let in_back = back.binary_search_by_key(&peer, |entry| entry.peer);
-            in_back.map(|at| at + front.len()).map_err(|at| at + front.len())
-        }
-    }
-
-    fn find(&self, peer: Handle) -> Option<usize> {
-        self.place(peer, true).or_else(|_| self.place(peer, false)).ok()
-    }
-
-    fn add(&mut self, peer: Handle, complete: bool) {
-        self.change(peer, |entry| {
-            entry.names += 1;
-            entry.complete += u32::from(complete);
-        });
-    }
-
-    fn remove(&mut self, peer: Handle, complete: bool) {
-        self.change(peer, |entry| {
-            entry.names -= 1;
-            entry.complete -= u32::from(complete);
-        });
-    }
-
-    fn change(&mut self, peer: Handle, change: impl FnOnce(&mut HolderEntry)) {
-        let at = self.find(peer);
-        let mut entry = at.map_or(HolderEntry { peer, names: 0, complete: 0 }, |at| self.entries[at]);
-        let was_complete = entry.complete > 0;
-        change(&mut entry);
-        let is_complete = entry.complete > 0;
-        if let Some(at) = at {
-            if entry.names > 0 && was_complete == is_complete {
-                self.entries[at] = entry;
-                return;
-            }
-            self.entries.remove(at);
-            self.complete -= u32::from(was_complete);
-            if self.entries.len() < self.entries.capacity() / 4 {
-                self.entries.shrink_to(self.entries.len() * 2);
-            }
-        }
-        if entry.names > 0 {
-            let at = self.place(peer, is_complete).unwrap_or_else(|at| at);
-            // Most contents have one or two holders: growing in fours would double their cost.
-            if self.entries.len() == self.entries.capacity() {
-                self.entries.reserve_exact(1 + self.entries.len() / 2);
-            }
-            self.entries.insert(at, entry);
-            self.complete += u32::from(is_complete);
-        }
-    }
-
-    /// Distinct holders in random order, each with whether it is complete: all of them if they fit,
-    /// without `asker`, and with a complete one if there is any.
-    fn sample(&self, asker: Option<Handle>, rng: &mut fastrand::Rng) -> Vec<(Handle, bool)> {
-        let complete = self.complete as usize;
-        let left_out = asker.and_then(|asker| self.find(asker));
-        let past_asker = |index: usize| index + usize::from(left_out.is_some_and(|at| index >= at));
-        let others = self.len() - usize::from(left_out.is_some());
-        // Floyd's sampling: draws each subset alike, in the time of the subset.
-        let mut drawn: Vec<usize> = Vec::with_capacity(others.min(MAX_ANSWER_HOLDERS));
-        for last in others.saturating_sub(MAX_ANSWER_HOLDERS)..others {
-            let index = rng.usize(..=last);
-            drawn.push(if drawn.contains(&index) { last } else { index });
-        }
-        let others_complete = complete - usize::from(left_out.is_some_and(|at| at < complete));
-        if others_complete > 0
-            && drawn.iter().all(|index| *index >= others_complete)
-            && let Some(first) = drawn.first_mut()
-        {
-            *first = rng.usize(..others_complete);
-        }
-        rng.shuffle(&mut drawn);
-        drawn.into_iter().map(past_asker).map(|at| (self.entries[at].peer, at < complete)).collect()
-    }
 }
 
 #[cfg(test)]

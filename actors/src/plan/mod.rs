@@ -10,10 +10,13 @@ mod file;
 mod given;
 mod holders;
 mod job;
+mod links;
 mod merge;
 mod rate;
 mod remembered;
 mod slab;
+mod sorted;
+mod texts;
 mod told;
 
 pub use backoff::Backoff;

@@ -7,16 +7,16 @@ use actix::prelude::*;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::registry::PeerRegistry;
+use super::registry::{Order, PeerRegistry};
 use super::scheduler::RefreshScheduler;
-use super::session::Order;
+use super::session::TrackerSession;
 use super::{Tracker, TrackerConfig, TrackerEvent, TrackerHandle};
 use crate::deaths::{Die, mortal, run, soon};
 use crate::net::{ControlLink, LinkError};
 use crate::wire::Hello;
 use crate::wire::tracker::{FromTracker, ToTracker};
 
-mortal!(Tracker, PeerRegistry, RefreshScheduler);
+mortal!(Tracker, PeerRegistry, RefreshScheduler, TrackerSession);
 
 /// Who below the one that is told dies.
 #[derive(Clone, Copy, Message)]
@@ -31,8 +31,8 @@ impl Handler<Orphan> for Tracker {
     type Result = ();
     fn handle(&mut self, orphan: Orphan, _: &mut Context<Tracker>) {
         match orphan {
-            Orphan::Registry => self.registry.do_send(Die),
-            Orphan::Clock | Orphan::Sessions => self.registry.do_send(orphan),
+            Orphan::Registry => self.shared.registry.do_send(Die),
+            Orphan::Clock | Orphan::Sessions => self.shared.registry.do_send(orphan),
         }
     }
 }
@@ -42,7 +42,7 @@ impl Handler<Orphan> for PeerRegistry {
     fn handle(&mut self, orphan: Orphan, _: &mut Context<PeerRegistry>) {
         match orphan {
             Orphan::Clock => self.scheduler.do_send(Die),
-            _ => self.sessions.values().for_each(|session| session.do_send(Order::Die)),
+            _ => self.speakers.values().for_each(|speaker| drop(speaker.orders.send_replace(Order::Die))),
         }
     }
 }

@@ -1,16 +1,18 @@
 //! The tracker: who has what, told to whoever asks. It carries no file data and dials nobody.
 //!
 //! ```text
-//! accept loop ──> Tracker ──starts──> TrackerSession <──Frames/Answers── task that owns the socket
-//!                                        │     ^
-//!                                Requests│     │Order (CONFIRM, close)
-//!                                        v     │
-//!                  RefreshScheduler <─> PeerRegistry (the catalogue) ──> TrackerEvent
+//! accept loop ──> Tracker ──starts──> TrackerSession <──Greet── task that owns the socket
+//!                                                                   │     ^
+//!                                                   Requests/Answers│     │Order (CONFIRM, close)
+//!                                                                   v     │
+//!                                        RefreshScheduler <─> PeerRegistry (the catalogue) ──> TrackerEvent
 //! ```
 //!
-//! The task that owns a socket awaits the answers to what it read before it reads on, so what a
-//! connection can have waiting here is one batch of requests, one frame's worth of answers and a few
-//! pushes. No queue grows with what others send.
+//! A TrackerSession lets a connection in and reports its end. In between, the task that owns the socket
+//! asks the registry itself, under the pass that it got when it greeted. It awaits the answers to what it
+//! read before it reads on, so what a connection can have waiting here is one batch of requests, one
+//! frame's worth of answers and one order. And it reads when it is its turn, which few have at a time:
+//! what ten thousand peers send at once waits in their sockets. No queue grows with what others send.
 //!
 //! All of these actors live on the arbiter that starts the tracker.
 
@@ -36,8 +38,8 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::base::limits::{
-    HEALTH_CHECK_EVERY, LISTEN_BACKLOG, MAX_REFUSING_CONNECTIONS, MAX_TRACKER_CONNECTIONS,
-    MIN_REFRESH_INTERVAL, SHUTDOWN_STEP_TIMEOUT,
+    HEALTH_CHECK_EVERY, LISTEN_BACKLOG, MAX_CONNECTIONS_HAVING_TURN, MAX_REFUSING_CONNECTIONS,
+    MAX_TRACKER_CONNECTIONS, MIN_REFRESH_INTERVAL, SHUTDOWN_STEP_TIMEOUT,
 };
 use crate::net::listener::accept_until;
 use crate::plan::catalogue::{Catalogue, CatalogueLimits, ConnectionId};
@@ -45,7 +47,7 @@ use crate::plan::confirmation::Schedule;
 use crate::wire::Hello;
 pub use events::{LeaveReason, TrackerEvent};
 use registry::PeerRegistry;
-use session::TrackerSession;
+use session::{Shared, TrackerSession};
 
 /// How a tracker is to run.
 #[derive(Clone, Debug)]
@@ -157,23 +159,26 @@ pub fn start_with(
     let address =
         listener.local_addr().map_err(|source| TrackerError::Listen { address: config.listen, source })?;
 
-    let (connections, actors) = (TaskTracker::new(), TaskTracker::new());
+    let actors = TaskTracker::new();
     let catalogue = Catalogue::new(limits.catalogue, fastrand::Rng::new());
     let schedule = Schedule::new(config.refresh_interval, fastrand::Rng::new());
     let registry = PeerRegistry::start_with(catalogue, schedule, config.refresh_interval, events, &actors);
     let tracker = Tracker {
-        registry,
-        refresh_interval: config.refresh_interval,
+        shared: Arc::new(Shared {
+            registry,
+            turns: Semaphore::new(MAX_CONNECTIONS_HAVING_TURN),
+            refresh_interval: config.refresh_interval,
+            stop: CancellationToken::new(),
+            connections: TaskTracker::new(),
+        }),
         slots: Arc::new(Semaphore::new(limits.connections)),
         refusals: Arc::new(Semaphore::new(MAX_REFUSING_CONNECTIONS)),
         full: false,
         next_connection: 0,
-        stop: CancellationToken::new(),
-        connections,
         _alive: actors.token(),
         actors,
     };
-    let (stop, tasks) = (tracker.stop.clone(), tracker.connections.clone());
+    let (stop, tasks) = (tracker.shared.stop.clone(), tracker.shared.connections.clone());
     let tracker = tracker.start();
     let accepted = tracker.clone();
     tasks.spawn_local(accept_until(listener, stop, move |stream, from| {
@@ -206,16 +211,12 @@ type Slot = OwnedSemaphorePermit;
 
 /// Starts a session per connection, and orders the shutdown.
 struct Tracker {
-    registry: Addr<PeerRegistry>,
-    refresh_interval: Duration,
+    shared: Arc<Shared>,
     slots: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     /// Whether the last connection found no slot: a flood is logged once.
     full: bool,
     next_connection: u64,
-    stop: CancellationToken,
-    /// The accept loop, the sessions and their sockets.
-    connections: TaskTracker,
     actors: TaskTracker,
     _alive: TaskTrackerToken,
 }
@@ -227,7 +228,7 @@ impl Actor for Tracker {
 impl Drop for Tracker {
     /// However it ends, nothing is accepted for it any more.
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.shared.stop.cancel();
     }
 }
 
@@ -267,8 +268,8 @@ impl Handler<Accepted> for Tracker {
             }
             if let Ok(slot) = Arc::clone(&self.refusals).try_acquire_owned() {
                 let refusing = socket::refuse_for_want_of_room(stream, slot);
-                let stop = self.stop.clone();
-                self.connections.spawn_local(async move { stop.run_until_cancelled(refusing).await });
+                let stop = self.shared.stop.clone();
+                self.shared.connections.spawn_local(async move { stop.run_until_cancelled(refusing).await });
             }
             return;
         };
@@ -283,10 +284,7 @@ impl Handler<Accepted> for Tracker {
             },
             stream,
             slot,
-            self.refresh_interval,
-            &self.registry,
-            &self.stop,
-            &self.connections,
+            &self.shared,
         );
     }
 }
@@ -295,7 +293,7 @@ impl Handler<FindBroken> for Tracker {
     type Result = ResponseFuture<Option<&'static str>>;
 
     fn handle(&mut self, _: FindBroken, _: &mut Context<Tracker>) -> Self::Result {
-        let answer = self.registry.send(FindBroken);
+        let answer = self.shared.registry.send(FindBroken);
         Box::pin(async move { answer.await.unwrap_or(Some("the registry of peers")) })
     }
 }
@@ -304,11 +302,11 @@ impl Handler<Shutdown> for Tracker {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, _: Shutdown, ctx: &mut Context<Tracker>) -> ResponseFuture<()> {
-        self.stop.cancel();
-        self.connections.close();
+        self.shared.stop.cancel();
+        self.shared.connections.close();
         self.actors.close();
-        let (connections, actors) = (self.connections.clone(), self.actors.clone());
-        let registry = self.registry.clone();
+        let (connections, actors) = (self.shared.connections.clone(), self.actors.clone());
+        let registry = self.shared.registry.clone();
         // The accept loop may wait for this actor: it ends now, the steps are a task of their own.
         ctx.stop();
         Box::pin(async move {

@@ -2,31 +2,30 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::events::{LeaveReason, TrackerEvent};
 use super::scheduler::{Due, Note, RefreshScheduler, now};
-use super::session::Order;
-use super::{FindBroken, Stop, session};
+use super::session::Connection;
+use super::{FindBroken, Stop};
 use crate::base::PeerId;
 use crate::base::limits::LIST_FRAME_BYTES;
-use crate::net::reached::seen_by;
-use crate::plan::catalogue::{
-    ANSWER_ENTRY_BYTES, Catalogue, CatalogueError, Confirmation, ConnectionId, candidate_bytes,
-};
+use crate::plan::catalogue::{Catalogue, CatalogueError, Confirmation, ConnectionId, KnownPeer};
 use crate::plan::confirmation::{Action, Schedule};
-use crate::wire::Refusal;
 use crate::wire::tracker::{FromTracker, Listing, ToTracker};
+use crate::wire::{ListDigest, Refusal, encode};
 
 /// Owns the catalogue. Whatever is asked or told on any connection comes here.
 pub(super) struct PeerRegistry {
     catalogue: Catalogue,
-    /// The sessions that speak for a peer.
-    pub(super) sessions: HashMap<ConnectionId, Recipient<Order>>,
+    /// The connections that speak for a peer.
+    pub(super) speakers: HashMap<ConnectionId, Arc<Caller>>,
     pub(super) scheduler: Addr<RefreshScheduler>,
     lease: Duration,
     refresh_interval: Duration,
@@ -34,28 +33,53 @@ pub(super) struct PeerRegistry {
     _alive: TaskTrackerToken,
 }
 
+/// A connection on which somebody has greeted.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) connection: Connection,
+    /// Who greeted on it.
+    pub(super) peer: PeerId,
+    /// What is wanted of the connection, if it registers.
+    pub(super) orders: watch::Sender<Order>,
+}
+
+/// What the registry wants of a connection. A newer order takes the place of one that has not been
+/// carried out.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    /// Nothing yet.
+    Wait,
+    /// Send CONFIRM.
+    Confirm(ListDigest),
+    /// Close it: it speaks for nobody any more.
+    Close,
+    /// Its session is to panic.
+    #[cfg(test)]
+    Die,
+}
+
 /// Requests of one connection, in the order in which they came.
 #[derive(Message)]
 #[rtype(result = "Answers")]
 pub(super) struct Requests {
-    pub(super) connection: session::Connection,
-    /// Who greeted on it.
-    pub(super) peer: PeerId,
+    pub(super) from: Arc<Caller>,
     pub(super) requests: Vec<ToTracker>,
-    /// Where CONFIRM goes, if the connection registers.
-    pub(super) session: Recipient<Order>,
 }
 
 /// What to write.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Answers {
-    pub(super) frames: Vec<FromTracker>,
+    /// The frames, one behind another.
+    pub(super) frames: Vec<u8>,
     /// Requests that were not looked at, because the answers before them are a load for one
     /// connection: they come again when those are written.
     pub(super) rest: Vec<ToTracker>,
     /// Whether the connection is to be closed behind the frames.
     pub(super) close: bool,
 }
+
+/// Room for an answer, made before it is known: one with a few holders.
+const TYPICAL_ANSWER_BYTES: usize = 512;
 
 /// A connection is gone.
 #[derive(Message)]
@@ -106,7 +130,7 @@ impl PeerRegistry {
         let actors = actors.clone();
         PeerRegistry::create(move |ctx| PeerRegistry {
             catalogue,
-            sessions: HashMap::new(),
+            speakers: HashMap::new(),
             lease: schedule.lease(),
             scheduler: RefreshScheduler::start_with(schedule, ctx.address().downgrade().recipient(), &actors),
             refresh_interval,
@@ -115,19 +139,28 @@ impl PeerRegistry {
         })
     }
 
-    fn answer(&mut self, from: &Requests, request: ToTracker) -> Reply {
+    /// Does what a request asks for. The answer to WHO_HAS is written at once; `asker` is who asks it,
+    /// once it has been looked up.
+    fn answer(
+        &mut self,
+        from: &Arc<Caller>,
+        asker: &mut Option<Option<KnownPeer>>,
+        request: ToTracker,
+        frames: &mut Vec<u8>,
+    ) -> Reply {
         let connection = from.connection.id;
-        let seen = |address| seen_by(address, from.connection.from.ip(), from.connection.reached_at);
         match request {
-            ToTracker::Register { instance, port, files } => self.register(from, instance, port, &files),
+            ToTracker::Register { instance, port, files } => {
+                *asker = None;
+                self.register(from, instance, port, &files)
+            }
             ToTracker::NewFile { files } => noted(self.catalogue.add(connection, &files)),
             ToTracker::RemoveFile { files } => noted(self.catalogue.remove(connection, &files)),
             ToTracker::WhoHas { question } => {
-                let mut candidates = self.catalogue.who_has(&question, Some(&from.peer));
-                for holder in candidates.iter_mut().flat_map(|candidate| &mut candidate.holders) {
-                    holder.address = seen(holder.address);
-                }
-                Reply::Frame(FromTracker::Candidates { candidates })
+                let in_place_of_loopback = from.connection.in_place_of_loopback();
+                let asker = *asker.get_or_insert_with(|| self.catalogue.known(&from.peer));
+                self.catalogue.who_has(&question, asker, in_place_of_loopback, frames);
+                Reply::Nothing
             }
             ToTracker::List { prefix, after, limit } => {
                 let (files, more) = self.catalogue.list(&prefix, after.as_ref(), limit as usize);
@@ -135,7 +168,7 @@ impl PeerRegistry {
             }
             ToTracker::Peers { after, limit } => {
                 let (mut peers, more) = self.catalogue.peers(after.as_ref(), limit as usize, now());
-                peers.iter_mut().for_each(|peer| peer.address = seen(peer.address));
+                peers.iter_mut().for_each(|peer| peer.address = from.connection.sees(peer.address));
                 Reply::Frame(FromTracker::Peers { peers, more })
             }
             ToTracker::Confirmed { digest } => {
@@ -161,7 +194,7 @@ impl PeerRegistry {
         }
     }
 
-    fn register(&mut self, from: &Requests, instance: u64, port: u16, files: &[Listing]) -> Reply {
+    fn register(&mut self, from: &Arc<Caller>, instance: u64, port: u16, files: &[Listing]) -> Reply {
         let connection = from.connection.id;
         if port == 0 {
             let why = "a peer that registers states the port on which it serves, and 0 is none";
@@ -177,8 +210,8 @@ impl PeerRegistry {
         };
         if let Some(older) = registered.replaced {
             self.scheduler.do_send(Note::Gone(older));
-            if let Some(session) = self.sessions.remove(&older) {
-                session.do_send(Order::Close);
+            if let Some(older) = self.speakers.remove(&older) {
+                older.orders.send_replace(Order::Close);
             }
         }
         if let Err(error) = self.catalogue.add(connection, files) {
@@ -190,7 +223,7 @@ impl PeerRegistry {
             }
             return error.into();
         }
-        self.sessions.insert(connection, from.session.clone());
+        self.speakers.insert(connection, Arc::clone(from));
         self.scheduler.do_send(Note::Registered(connection));
         let (peer, files) = (from.peer.clone(), files.len());
         if registered.joined {
@@ -208,7 +241,7 @@ impl PeerRegistry {
 
     /// Ends a connection's registration, and says whether it had one.
     fn leave(&mut self, connection: ConnectionId, reason: LeaveReason) -> bool {
-        self.sessions.remove(&connection);
+        self.speakers.remove(&connection);
         let Some(peer) = self.catalogue.disconnect(connection) else { return false };
         self.scheduler.do_send(Note::Gone(connection));
         log::info!("{peer} left: {reason}");
@@ -221,25 +254,6 @@ fn noted(result: Result<(), CatalogueError>) -> Reply {
     result.map_or_else(Reply::from, |()| Reply::Frame(FromTracker::Noted))
 }
 
-/// Bytes of an answer in its frame, at most.
-fn answer_bytes(frame: &FromTracker) -> usize {
-    ANSWER_ENTRY_BYTES
-        + match frame {
-            FromTracker::Candidates { candidates } => candidates.iter().map(candidate_bytes).sum(),
-            FromTracker::Files { files, .. } => {
-                files.iter().map(|file| file.name.as_str().len() + ANSWER_ENTRY_BYTES).sum()
-            }
-            FromTracker::Peers { peers, .. } => {
-                peers.iter().map(|peer| peer.peer.as_str().len() + ANSWER_ENTRY_BYTES).sum()
-            }
-            FromTracker::Refused { why, .. } => why.len(),
-            FromTracker::Hello(_)
-            | FromTracker::Registered { .. }
-            | FromTracker::Noted
-            | FromTracker::Confirm { .. } => 0,
-        }
-}
-
 impl Actor for PeerRegistry {
     type Context = Context<PeerRegistry>;
 }
@@ -247,27 +261,29 @@ impl Actor for PeerRegistry {
 impl Handler<Requests> for PeerRegistry {
     type Result = MessageResult<Requests>;
 
-    fn handle(&mut self, mut from: Requests, _: &mut Context<PeerRegistry>) -> MessageResult<Requests> {
-        let mut answers = Answers::default();
-        let mut answered_bytes = 0;
-        let mut requests = std::mem::take(&mut from.requests).into_iter();
-        while answered_bytes < LIST_FRAME_BYTES
-            && !answers.close
+    fn handle(&mut self, asked: Requests, _: &mut Context<PeerRegistry>) -> MessageResult<Requests> {
+        let Requests { from, requests } = asked;
+        let mut frames = Vec::with_capacity(requests.len() * TYPICAL_ANSWER_BYTES);
+        let mut close = false;
+        let mut asker = None;
+        let mut requests = requests.into_iter();
+        while frames.len() < LIST_FRAME_BYTES
+            && !close
             && let Some(request) = requests.next()
         {
-            let frame = match self.answer(&from, request) {
+            let frame = match self.answer(&from, &mut asker, request, &mut frames) {
                 Reply::Nothing => None,
                 Reply::Frame(frame) => Some(frame),
                 Reply::Last(frame) => {
-                    answers.close = true;
+                    close = true;
                     frame
                 }
             };
-            answered_bytes += frame.as_ref().map_or(0, answer_bytes);
-            answers.frames.extend(frame);
+            if let Some(frame) = frame {
+                encode(&frame, &mut frames).expect("an answer is cut to what a frame takes");
+            }
         }
-        answers.rest = requests.collect();
-        MessageResult(answers)
+        MessageResult(Answers { frames, rest: requests.collect(), close })
     }
 }
 
@@ -291,16 +307,16 @@ impl Handler<Due> for PeerRegistry {
                 Action::Confirm(connection) => {
                     // It may have left since; then there is nobody to ask.
                     if let Some(digest) = self.catalogue.digest(connection)
-                        && let Some(session) = self.sessions.get(&connection)
+                        && let Some(speaker) = self.speakers.get(&connection)
                     {
-                        session.do_send(Order::Push(FromTracker::Confirm { digest }));
+                        speaker.orders.send_replace(Order::Confirm(digest));
                     }
                 }
                 Action::Out(connection) => {
-                    let session = self.sessions.remove(&connection);
+                    let speaker = self.speakers.remove(&connection);
                     self.leave(connection, LeaveReason::Unconfirmed);
-                    if let Some(session) = session {
-                        session.do_send(Order::Close);
+                    if let Some(speaker) = speaker {
+                        speaker.orders.send_replace(Order::Close);
                     }
                 }
             }

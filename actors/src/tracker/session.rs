@@ -1,20 +1,21 @@
-//! One connection of a tracker: who is behind it, and what it is asked and told.
+//! One connection of a tracker: who is behind it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::registry::{Answers, ConnectionEnded, PeerRegistry, Requests, refused};
-use super::{Slot, own_hello, socket};
-use crate::base::PeerId;
-use crate::base::limits::{MAX_AGENT_BYTES, MAX_PENDING_PUSHES};
-use crate::net::LinkError;
+use super::registry::{Caller, ConnectionEnded, Order, PeerRegistry, refused};
+use super::{Slot, socket};
+use crate::base::limits::MAX_AGENT_BYTES;
+use crate::net::link::{LinkError, Readable};
+use crate::net::reached::{in_place_of_loopback, seen_by};
 use crate::plan::catalogue::ConnectionId;
 use crate::wire::tracker::{FromTracker, ToTracker};
 use crate::wire::{Refusal, VERSION};
@@ -29,35 +30,54 @@ pub(super) struct Connection {
     pub(super) reached_at: IpAddr,
 }
 
-/// Decides what the messages of one connection mean; a task of its own moves the bytes.
+impl Connection {
+    /// A holder's address as it is told on this connection.
+    pub(super) fn sees(&self, holder: SocketAddr) -> SocketAddr {
+        seen_by(holder, self.from.ip(), self.reached_at)
+    }
+
+    /// What stands in place of the loopback addresses of holders on this connection.
+    pub(super) fn in_place_of_loopback(&self) -> Option<IpAddr> {
+        in_place_of_loopback(self.from.ip(), self.reached_at)
+    }
+}
+
+/// What all connections of a tracker share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) registry: Addr<PeerRegistry>,
+    /// Whoever has one may bring requests before the registry.
+    pub(super) turns: Semaphore,
+    pub(super) refresh_interval: Duration,
+    /// Ends them all.
+    pub(super) stop: CancellationToken,
+    /// The accept loop, the sessions and their sockets.
+    pub(super) connections: TaskTracker,
+}
+
+/// Decides whom a connection lets in, and reports its end; a task of its own moves the bytes, and asks
+/// the registry under the pass that it was given here.
 pub(super) struct TrackerSession {
     connection: Connection,
-    /// Who greeted; `None` before HELLO.
-    peer: Option<PeerId>,
     registry: Addr<PeerRegistry>,
-    pushes: mpsc::Sender<FromTracker>,
-    stop: CancellationToken,
+    orders: watch::Sender<Order>,
     /// Whether the registry was told that the connection is gone.
     has_ended: bool,
     _alive: TaskTrackerToken,
 }
 
-/// Messages that came, in order; the socket is read again when the answers are written.
+/// The first message that came: it has to be HELLO in our version.
 #[derive(Message)]
-#[rtype(result = "Answers")]
-pub(super) struct Frames(pub(super) Vec<ToTracker>);
+#[rtype(result = "Greeted")]
+pub(super) struct Greet(pub(super) ToTracker);
 
-/// What the registry wants of a session.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) enum Order {
-    /// Send this.
-    Push(FromTracker),
-    /// Close the connection: it speaks for nobody any more.
-    Close,
-    /// Panic.
-    #[cfg(test)]
-    Die,
+/// What is said to it.
+#[derive(Debug, MessageResponse)]
+pub(super) enum Greeted {
+    /// HELLO; what comes now is asked under this pass.
+    Welcome(Arc<Caller>),
+    /// HELLO and this, and no more.
+    Refused(FromTracker),
 }
 
 /// The socket's task has ended.
@@ -69,55 +89,26 @@ impl TrackerSession {
     /// Starts a session and the task that owns its socket.
     pub(super) fn start_on(
         connection: Connection,
-        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        stream: impl AsyncRead + AsyncWrite + Readable + Unpin + 'static,
         slot: Slot,
-        refresh_interval: Duration,
-        registry: &Addr<PeerRegistry>,
-        stop: &CancellationToken,
-        tasks: &TaskTracker,
+        shared: &Arc<Shared>,
     ) {
-        let (pushes, to_push) = mpsc::channel(MAX_PENDING_PUSHES);
-        let stop = stop.child_token();
+        let (orders, ordered) = watch::channel(Order::Wait);
         let session = TrackerSession {
             connection,
-            peer: None,
-            registry: registry.clone(),
-            pushes,
-            stop: stop.clone(),
+            registry: shared.registry.clone(),
+            orders,
             has_ended: false,
-            _alive: tasks.token(),
-        }
-        .start();
-        tasks.spawn_local(socket::run(stream, slot, session, to_push, stop, refresh_interval));
+            _alive: shared.connections.token(),
+        };
+        let task = socket::run(stream, slot, session.start(), ordered, Arc::clone(shared));
+        shared.connections.spawn_local(task);
     }
 
     fn end(&mut self, why: String, faulty: bool) {
         self.has_ended = true;
         let Connection { id: connection, from, .. } = self.connection;
         self.registry.do_send(ConnectionEnded { connection, from, why, faulty });
-    }
-
-    /// The first message: it has to be HELLO in our version.
-    fn greet(&mut self, first: Option<ToTracker>) -> Answers {
-        let refusal = match first {
-            Some(ToTracker::Hello(hello)) if hello.version != VERSION => {
-                refused(Refusal::Version, hello.version_mismatch())
-            }
-            Some(ToTracker::Hello(hello)) if hello.agent.len() > MAX_AGENT_BYTES => {
-                refused(Refusal::Protocol, "the description in HELLO is too long")
-            }
-            Some(ToTracker::Hello(hello)) => {
-                self.peer = Some(hello.peer);
-                let frames = vec![FromTracker::Hello(own_hello())];
-                return Answers { frames, ..Answers::default() };
-            }
-            _ => refused(Refusal::Protocol, "the first message was not HELLO"),
-        };
-        if let FromTracker::Refused { why, .. } = &refusal {
-            log::warn!("{} was refused: {}", self.connection.from, why.escape_debug());
-        }
-        let frames = vec![FromTracker::Hello(own_hello()), refusal];
-        Answers { frames, close: true, ..Answers::default() }
     }
 }
 
@@ -126,51 +117,34 @@ impl Actor for TrackerSession {
 }
 
 impl Drop for TrackerSession {
-    /// However it ends, it speaks for nobody any more.
+    /// However it ends, its connection speaks for nobody any more.
     fn drop(&mut self) {
         if !self.has_ended {
-            self.stop.cancel();
+            self.orders.send_replace(Order::Close);
             self.end("the tracker closed the connection".into(), false);
         }
     }
 }
 
-impl Handler<Frames> for TrackerSession {
-    type Result = ResponseFuture<Answers>;
+impl Handler<Greet> for TrackerSession {
+    type Result = Greeted;
 
-    fn handle(&mut self, Frames(frames): Frames, ctx: &mut Context<TrackerSession>) -> Self::Result {
-        let Some(peer) = self.peer.clone() else {
-            let mut frames = frames.into_iter();
-            let mut answers = self.greet(frames.next());
-            answers.rest = frames.collect();
-            return Box::pin(std::future::ready(answers));
-        };
-        let answers = self.registry.send(Requests {
-            connection: self.connection,
-            peer,
-            requests: frames,
-            session: ctx.address().recipient(),
-        });
-        // Without a registry the tracker is ending.
-        Box::pin(async move { answers.await.unwrap_or(Answers { close: true, ..Answers::default() }) })
-    }
-}
-
-impl Handler<Order> for TrackerSession {
-    type Result = ();
-
-    fn handle(&mut self, order: Order, _: &mut Context<TrackerSession>) {
-        match order {
-            // One CONFIRM waits at a time, or two: more of them mean that the socket takes nothing.
-            Order::Push(frame) => {
-                if self.pushes.try_send(frame).is_err() {
-                    self.stop.cancel();
-                }
+    fn handle(&mut self, Greet(first): Greet, _: &mut Context<TrackerSession>) -> Greeted {
+        let (refusal, why) = match first {
+            ToTracker::Hello(hello) if hello.version != VERSION => {
+                (Refusal::Version, hello.version_mismatch())
             }
-            Order::Close => self.stop.cancel(),
-            #[cfg(test)]
-            Order::Die => panic!("a session dies"),
-        }
+            ToTracker::Hello(hello) if hello.agent.len() > MAX_AGENT_BYTES => {
+                (Refusal::Protocol, "the description in HELLO is too long".into())
+            }
+            ToTracker::Hello(hello) => {
+                let (connection, orders) = (self.connection, self.orders.clone());
+                return Greeted::Welcome(Arc::new(Caller { connection, peer: hello.peer, orders }));
+            }
+            _ => (Refusal::Protocol, "the first message was not HELLO".into()),
+        };
+        log::warn!("{} was refused: {}", self.connection.from, why.escape_debug());
+        Greeted::Refused(refused(refusal, why))
     }
 }
 
@@ -188,10 +162,10 @@ impl Handler<SocketEnded> for TrackerSession {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use std::pin::Pin;
+    use std::task::Poll;
 
-    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
-    use tokio::sync::Semaphore;
+    use tokio::io::{AsyncBufRead, AsyncWriteExt, BufReader, DuplexStream, duplex};
     use tokio::task::LocalSet;
     use tokio::time::Instant;
 
@@ -213,6 +187,13 @@ mod tests {
         fn handle(&mut self, _: TrackerEvent, _: &mut Context<Events>) {}
     }
 
+    /// A pipe does not tell that something has come without giving it.
+    impl Readable for BufReader<DuplexStream> {
+        fn poll_readable(&mut self, context: &mut std::task::Context<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(self).poll_fill_buf(context).map_ok(drop)
+        }
+    }
+
     /// A session on a pipe that holds `pipe_bytes` either way, its other end, and its tasks.
     fn session(pipe_bytes: usize) -> (DuplexStream, TaskTracker) {
         let interval = Duration::from_secs(30);
@@ -224,10 +205,16 @@ mod tests {
         let from = ([10, 0, 0, 1], 9).into();
         let connection = Connection { id: ConnectionId(1), from, reached_at: from.ip() };
         let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        TrackerSession::start_on(connection, ours, slot, interval, &registry, &stop, &tasks);
-        tasks.close();
-        (theirs, tasks)
+        let shared = Arc::new(Shared {
+            registry,
+            turns: Semaphore::new(1),
+            refresh_interval: interval,
+            stop: CancellationToken::new(),
+            connections: TaskTracker::new(),
+        });
+        TrackerSession::start_on(connection, BufReader::new(ours), slot, &shared);
+        shared.connections.close();
+        (theirs, shared.connections.clone())
     }
 
     fn hello() -> ToTracker {

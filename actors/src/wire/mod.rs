@@ -56,6 +56,7 @@
 //!
 //! Answers come in the order asked. What this protocol does not do: choke, trade, encrypt.
 
+mod answer;
 pub mod codec;
 mod digest;
 pub mod frame;
@@ -64,6 +65,7 @@ pub mod peer;
 mod serial;
 pub mod tracker;
 
+pub use answer::{CandidatesWriter, HolderBytes, encode_candidates};
 pub use codec::{decode, encode};
 pub use digest::ListDigest;
 pub use frame::{FrameError, FrameHeader, HEADER_BYTES};

@@ -221,6 +221,29 @@ proptest! {
     }
 
     #[test]
+    fn an_answer_that_is_written_piece_by_piece_has_the_bytes_of_the_message(
+        candidates in prop::collection::vec(candidate(), 0..20),
+    ) {
+        let mut written = b"before".to_vec();
+        let write = |answer: &mut CandidatesWriter<'_>| {
+            for candidate in &candidates {
+                let names = candidate.names.iter().map(|name| name.as_str().as_bytes());
+                let holders: Vec<_> = candidate
+                    .holders
+                    .iter()
+                    .map(|holder| (HolderBytes::new(holder.peer.clone(), holder.address), holder.complete))
+                    .collect();
+                let holders = holders.iter().map(|(holder, complete)| (holder, *complete));
+                answer.candidate(&candidate.id, candidate.size, names, candidate.holder_count, holders);
+            }
+        };
+        encode_candidates(candidates.len(), &mut written, write).unwrap();
+        let mut whole = b"before".to_vec();
+        encode(&FromTracker::Candidates { candidates: candidates.clone() }, &mut whole).unwrap();
+        prop_assert_eq!(written, whole);
+    }
+
+    #[test]
     fn a_cut_frame_is_incomplete(a in to_tracker(), b in from_tracker(), c in to_holder(), d in from_holder()) {
         every_truncation_is_incomplete(&a);
         every_truncation_is_incomplete(&b);

@@ -3,7 +3,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::base::limits::MAX_ANSWER_HOLDERS;
 use crate::wire;
+use crate::wire::tracker::{Candidate, FromTracker, Holder};
 
 fn peer_id(n: u8) -> PeerId {
     format!("p{n:03}").parse().unwrap()
@@ -39,6 +41,17 @@ fn catalogue_with(n: u8, start: Instant) -> Catalogue {
         catalogue.register(&peer_id(i), u64::from(i), connection, address(i), start).unwrap();
     }
     catalogue
+}
+
+/// The answer to a question, read from the frame that it was written into.
+fn who_has(catalogue: &mut Catalogue, question: &Question, asker: Option<&PeerId>) -> Vec<Candidate> {
+    let asker = asker.and_then(|asker| catalogue.known(asker));
+    let mut frame = Vec::new();
+    catalogue.who_has(question, asker, None, &mut frame);
+    match wire::decode(&frame[wire::HEADER_BYTES..]).unwrap() {
+        FromTracker::Candidates { candidates } => candidates,
+        other => panic!("{other:?} instead of CANDIDATES"),
+    }
 }
 
 // ---- against a plain list ----
@@ -245,7 +258,7 @@ fn compare(catalogue: &mut Catalogue, model: &mut Model, now: Instant) {
     }
     for question in &questions {
         for asker in [None, Some(peer_id(0)), Some(peer_id(9))] {
-            let mut found = catalogue.who_has(question, asker.as_ref());
+            let mut found = who_has(catalogue, question, asker.as_ref());
             found.iter_mut().for_each(|candidate| candidate.holders.sort_by_key(|h| h.peer.clone()));
             assert_eq!(found, model.who_has(question, asker.as_ref()), "{question:?} {asker:?}");
         }
@@ -311,7 +324,7 @@ proptest! {
         }
         (0..6).for_each(|connection| drop(catalogue.disconnect(ConnectionId(connection))));
         prop_assert_eq!(catalogue.counts(), Counts::default());
-        prop_assert!(catalogue.by_name.is_empty() && catalogue.by_content.is_empty());
+        prop_assert!(catalogue.names.are_gone() && catalogue.contents.are_gone());
         prop_assert!(catalogue.by_peer_id.is_empty() && catalogue.by_connection.is_empty());
     }
 }
@@ -344,7 +357,7 @@ proptest! {
                 prop_assert_eq!(left.is_some(), living == Some(end));
                 living = living.filter(|living| *living != end);
             }
-            let holders = catalogue.who_has(&Question::Name { name: name(0), prefix: None }, None);
+            let holders = who_has(&mut catalogue, &Question::Name { name: name(0), prefix: None }, None);
             prop_assert_eq!(holders.len(), usize::from(living.is_some()));
         }
     }
@@ -376,7 +389,7 @@ fn an_asker_is_told_of_fifty_holders_at_random_never_itself_and_of_a_complete_on
     let question = Question::Prefix(id(0).into());
     let mut seen: BTreeMap<PeerId, u32> = BTreeMap::new();
     for _ in 0..2000 {
-        let [found] = catalogue.who_has(&question, Some(&peer_id(17))).try_into().unwrap();
+        let [found] = who_has(&mut catalogue, &question, Some(&peer_id(17))).try_into().unwrap();
         assert_eq!(found.holder_count, 200);
         let told: BTreeSet<&PeerId> = found.holders.iter().map(|holder| &holder.peer).collect();
         assert_eq!(told.len(), MAX_ANSWER_HOLDERS, "no holder twice");
@@ -399,7 +412,7 @@ fn all_complete_holders_have_the_same_chance_where_they_are_many() {
     let question = Question::Name { name: name(0), prefix: None };
     let mut seen: BTreeMap<PeerId, u32> = BTreeMap::new();
     for _ in 0..2000 {
-        let [found] = catalogue.who_has(&question, None).try_into().unwrap();
+        let [found] = who_has(&mut catalogue, &question, None).try_into().unwrap();
         found.holders.into_iter().for_each(|holder| *seen.entry(holder.peer).or_default() += 1);
     }
     assert!(seen.len() == 100 && seen.values().all(|n| (880..=1120).contains(n)), "{seen:?}");
@@ -452,8 +465,9 @@ fn an_answer_has_sixteen_names_with_the_one_asked_for_among_them() {
     let list: Vec<Listing> = names.map(|name| Listing { name, id: id(0), size: 0, complete: true }).collect();
     catalogue.add(ConnectionId(0), &list).unwrap();
     let asked = list[39].name.clone();
-    let [found] =
-        catalogue.who_has(&Question::Name { name: asked.clone(), prefix: None }, None).try_into().unwrap();
+    let [found] = who_has(&mut catalogue, &Question::Name { name: asked.clone(), prefix: None }, None)
+        .try_into()
+        .unwrap();
     assert_eq!(found.names.len(), MAX_ANSWER_NAMES);
     assert!(found.names.contains(&asked) && found.names.is_sorted());
     assert_eq!((found.holder_count, found.holders.len()), (1, 1), "one holder, however many names");
@@ -467,7 +481,7 @@ fn an_answer_has_at_most_64_candidates_the_ones_with_the_smallest_ids() {
         let listing = Listing { name: name(0), id, size: 1, complete: true };
         catalogue.add(ConnectionId(u64::from(n)), &[listing]).unwrap();
     }
-    let found = catalogue.who_has(&Question::Name { name: name(0), prefix: None }, None);
+    let found = who_has(&mut catalogue, &Question::Name { name: name(0), prefix: None }, None);
     let ids: Vec<FileId> = found.iter().map(|candidate| candidate.id).collect();
     assert_eq!(ids, (0..64).map(|n| FileId::from_bytes([n; 32])).collect::<Vec<_>>());
 }
@@ -494,16 +508,45 @@ fn the_longest_answers_fit_into_a_frame() {
             .collect();
         catalogue.add(connection, &list).unwrap();
     }
-    let found = catalogue.who_has(&Question::Prefix("aa".parse().unwrap()), None);
+    let question = Question::Prefix("aa".parse().unwrap());
+    let found = who_has(&mut catalogue, &question, None);
     assert!(found.len() > 10 && found.iter().all(|candidate| candidate.holders.len() == 50));
-    let bytes: usize = found.iter().map(candidate_bytes).sum();
     let mut frame = Vec::new();
-    wire::encode(&wire::tracker::FromTracker::Candidates { candidates: found }, &mut frame).unwrap();
-    assert!(frame.len() <= bytes + 64, "{} encoded, {bytes} expected at most", frame.len());
+    catalogue.who_has(&question, None, None, &mut frame);
+    assert!(frame.len() <= LIST_FRAME_BYTES, "{} bytes", frame.len());
 
     let (files, more) = catalogue.list("", None, usize::MAX);
     assert!(more && files.len() > 400);
-    wire::encode(&wire::tracker::FromTracker::Files { files, more }, &mut Vec::new()).unwrap();
+    wire::encode(&FromTracker::Files { files, more }, &mut Vec::new()).unwrap();
     let (peers, more) = catalogue.peers(None, usize::MAX, Instant::now());
-    wire::encode(&wire::tracker::FromTracker::Peers { peers, more }, &mut Vec::new()).unwrap();
+    wire::encode(&FromTracker::Peers { peers, more }, &mut Vec::new()).unwrap();
+}
+
+/// An answer is cut by what holders have at their own addresses, and some of them are told under longer
+/// ones.
+#[test]
+fn an_answer_of_holders_at_loopback_fits_into_a_frame_for_another_machine_too() {
+    let mut catalogue = catalogue();
+    for peer in 0..60u64 {
+        let id = format!("{peer:064}").parse().unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 5));
+        catalogue.register(&id, 0, ConnectionId(peer), address, Instant::now()).unwrap();
+        let sizes = 0..64;
+        let listing = |size| Listing {
+            name: format!("{size:0255}/{size:0255}").parse().unwrap(),
+            id: FileId::from_bytes([0xaa; 32]),
+            size: u64::MAX - size,
+            complete: true,
+        };
+        catalogue.add(ConnectionId(peer), &sizes.map(listing).collect::<Vec<_>>()).unwrap();
+    }
+    let reached_at = "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
+    let mut frame = Vec::new();
+    catalogue.who_has(&Question::Prefix("aa".parse().unwrap()), None, Some(reached_at), &mut frame);
+    assert!(frame.len() <= LIST_FRAME_BYTES, "{} bytes", frame.len());
+    let answer = wire::decode(&frame[wire::HEADER_BYTES..]).unwrap();
+    let FromTracker::Candidates { candidates } = answer else { panic!("{answer:?}") };
+    assert!(candidates.len() > 40, "{} candidates", candidates.len());
+    let told = SocketAddr::new(reached_at, 5);
+    assert!(candidates.iter().flat_map(|found| &found.holders).all(|holder| holder.address == told));
 }
