@@ -42,7 +42,11 @@ impl Handler<Orphan> for PeerRegistry {
     fn handle(&mut self, orphan: Orphan, _: &mut Context<PeerRegistry>) {
         match orphan {
             Orphan::Clock => self.scheduler.do_send(Die),
-            _ => self.speakers.values().for_each(|speaker| drop(speaker.orders.send_replace(Order::Die))),
+            _ => {
+                for speaker in self.speakers.values() {
+                    speaker.orders.send_replace(Order::Die);
+                }
+            }
         }
     }
 }
