@@ -18,7 +18,7 @@ from processes import Crew, Failed, Process
 from report import Spread
 from speed import LOOPBACK
 from tools import HERE, Copy, Data, Enxame, Tool
-from turns import data_folder, random_file, take_turns
+from turns import data_folder, random_file, take_turns, warm
 
 NAME = "machine-bound"
 MIB = 1024
@@ -93,6 +93,7 @@ def _pipe(crew: Crew, data: Data, how: str, copy: Path) -> Cost:
     program = [sys.executable, str(HERE / "pipe.py")]
     sender = crew.start("sender", [*program, "send", str(data.path)], LOOPBACK)
     port = crew.await_line(sender, r"^listening (\d+)")[1]
+    warm(data.size)
     receiver = crew.start("receiver", [*program, how, port, str(copy)], LOOPBACK)
     received, sent = _said(crew, receiver), _said(crew, sender)
     if how == "store" and not data.is_same(copy):

@@ -16,7 +16,7 @@ from isolate import Place
 from processes import Crew, Failed, Host, Process, Usage
 from report import Spread
 from tools import Data, Round, Tool
-from turns import data_folder, random_file, random_tree, take_turns
+from turns import data_folder, random_file, random_tree, take_turns, warm
 
 ROUNDS = 5
 TICK_S = 0.05
@@ -136,6 +136,7 @@ def run(tool: Tool, case: Case, data: Data, place: Path) -> Transfer:
 
 def _transfer(tool: Tool, case: Case, round: Round, holders: list[Process], outcome: Transfer) -> None:
     course = _Course(case, round, holders, Getters(tool, round, stay=case.getters > 1))
+    warm(case.size * case.getters)
     course.running.start([LOOPBACK] * case.getters)
     for event in round.crew.events(KILL_TICK_S if case.kill else TICK_S):
         if event is None:
