@@ -461,7 +461,8 @@ impl Downloader {
         ctx: &mut Context<Self>,
     ) {
         let file = self.file(index);
-        if !file.places.insert(place.path()) {
+        let path = place.path();
+        if file.place().is_some_and(|own| own.path() == path) || !file.also_at.insert(path) {
             log::info!("{what} was asked for twice");
             return;
         }
@@ -1004,6 +1005,7 @@ impl Downloader {
             wasted_bytes: file.wasted_bytes,
             sources: file.shares(),
         }));
+        self.file(index).delivered.clear();
         self.copy_on(index, ctx);
         self.advance_queue(ctx);
         self.end_if_over(ctx);
@@ -1149,6 +1151,7 @@ impl Downloader {
 
     fn over(&mut self, index: FileIndex) {
         self.set_stage(index, Stage::Over);
+        self.file(index).forget_holders();
         self.plan.remove_file(index);
         if let Some(assembler) = &self.assembler {
             assembler.do_send(Forget { file: index });

@@ -57,8 +57,8 @@ pub(super) struct JobFile {
     pub target: Target,
     /// Further places for the same content: what was asked for there, and the name.
     pub also: VecDeque<(What, FileName, Place)>,
-    /// All places that were asked for so far.
-    pub places: BTreeSet<PathBuf>,
+    /// The paths of all of these that there ever were.
+    pub also_at: BTreeSet<PathBuf>,
     /// Whether a copy to another place is being made: one at a time, for two in one folder would
     /// have the same part file.
     pub is_copying: bool,
@@ -106,17 +106,13 @@ pub(super) struct JobFile {
 
 impl JobFile {
     pub(super) fn new(what: What, id: FileId, name: FileName, target: Target, now: Instant) -> JobFile {
-        let place = match &target {
-            Target::Place(place) => Some(place.path()),
-            Target::Stream(_) => None,
-        };
         JobFile {
             what,
             id,
             name,
             target,
             also: VecDeque::new(),
-            places: place.into_iter().collect(),
+            also_at: BTreeSet::new(),
             is_copying: false,
             stage: Stage::Preparing,
             is_of_tree: false,
@@ -352,6 +348,14 @@ impl JobFile {
             rate_bytes_s,
             sources: self.shares(),
         }
+    }
+
+    /// It is over: forgets who holds it. A folder has many files, and a job lives as long as the last.
+    pub(super) fn forget_holders(&mut self) {
+        self.claims.clear();
+        self.heard.clear();
+        self.lost.clear();
+        self.asked_open.clear();
     }
 
     /// Who delivered how much.
