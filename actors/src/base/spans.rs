@@ -25,6 +25,17 @@ impl SpanSet {
         set
     }
 
+    /// The set of these bits, 64 spans in a word, the lowest bit first.
+    ///
+    /// # Panics
+    /// If there are not as many words as the file's spans need.
+    pub(crate) fn of_words(geometry: &Geometry, words: impl Iterator<Item = u64>) -> SpanSet {
+        let mut set = SpanSet { words: words.collect(), ..SpanSet::empty(geometry) };
+        assert_eq!(set.words.len(), set.spans.div_ceil(64), "of a file of {} spans", set.spans);
+        set.count = set.words.iter().map(|word| word.count_ones() as usize).sum();
+        set
+    }
+
     /// Reads the form of [`SpanSet::to_bytes`]; `None` unless it is exactly as long as the file's
     /// spans need and no bit behind the last span is set.
     pub fn from_bytes(geometry: &Geometry, bytes: &[u8]) -> Option<SpanSet> {

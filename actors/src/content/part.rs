@@ -16,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -123,7 +123,7 @@ pub struct PartData {
     file: File,
     proof: Proof,
     /// Per span: whether it was verified on its way in or by [`PartFile::recover`]. Only grows.
-    had: Box<[AtomicBool]>,
+    had: Box<[AtomicU64]>,
     /// Whether somebody holds its lock and puts it together.
     is_open: AtomicBool,
     /// What it looked like when it got its final name, under which anybody may change it.
@@ -152,17 +152,17 @@ impl PartData {
 
     /// Whether a span is there.
     pub fn has(&self, span: SpanIndex) -> bool {
-        self.had.get(span.get()).is_some_and(|had| had.load(Ordering::Acquire))
+        let word = self.had.get(span.get() / 64);
+        word.is_some_and(|word| word.load(Ordering::Acquire) >> (span.get() % 64) & 1 == 1)
+    }
+
+    fn add(&self, span: SpanIndex) {
+        self.had[span.get() / 64].fetch_or(1 << (span.get() % 64), Ordering::Release);
     }
 
     /// The spans that are there.
     pub fn had(&self) -> SpanSet {
-        let geometry = self.proof.geometry();
-        let mut had = SpanSet::empty(geometry);
-        geometry.all_spans().filter(|span| self.has(*span)).for_each(|span| {
-            had.insert(span);
-        });
-        had
+        SpanSet::of_words(self.proof.geometry(), self.had.iter().map(|word| word.load(Ordering::Acquire)))
     }
 }
 
@@ -230,7 +230,7 @@ impl PartFile {
             }
             return Err(disk(error));
         }
-        let had = proof.geometry().all_spans().map(|_| AtomicBool::new(false)).collect();
+        let had = (0..proof.geometry().spans().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         let data = PartData {
             file,
             proof: proof.clone(),
@@ -275,7 +275,7 @@ impl PartFile {
         let mut have = SpanSet::empty(geometry);
         for (span, hash) in spans.into_iter().zip(hashes) {
             if self.data.proof.expects(span, hash) {
-                self.data.had[span.get()].store(true, Ordering::Release);
+                self.data.add(span);
                 have.insert(span);
             }
         }
@@ -366,7 +366,7 @@ impl PartFile {
             return Ok(false);
         }
         self.data.file.write_all_at(data, self.data.proof.geometry().offset(span))?;
-        self.data.had[span.get()].store(true, Ordering::Release);
+        self.data.add(span);
         Ok(true)
     }
 
@@ -391,7 +391,7 @@ impl PartFile {
     /// [`PartError::Incomplete`], [`PartError::TargetExists`], what the disk says. The part file
     /// is left as it is.
     pub fn finish(self, overwrite: bool) -> Result<Stamp, PartError> {
-        if !self.data.had.iter().all(|had| had.load(Ordering::Acquire)) {
+        if !self.data.had().is_full() {
             return Err(PartError::Incomplete(self.part_path.clone()));
         }
         self.prepare().map_err(|source| PartError::Disk { path: self.part_path.clone(), source })?;

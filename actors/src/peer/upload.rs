@@ -12,10 +12,10 @@ use actix::Recipient;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use crate::base::limits::{
-    BUSY_RETRY, IDLE_TIMEOUT, MANIFEST_FRAME_SPANS, MAX_OPEN_FILES_PER_UPLOAD, MAX_REQUEST_SPANS,
+    BUSY_RETRY, HAVE_EVERY, IDLE_TIMEOUT, MANIFEST_FRAME_SPANS, MAX_OPEN_FILES_PER_UPLOAD, MAX_REQUEST_SPANS,
     MAX_SMALL_READ_FILES, MIN_SPAN_BLOCKS, TURN_TIMEOUT,
 };
 use crate::base::{BlockRun, FileId, Geometry, PeerId, SpanIndex, SpanSet};
@@ -75,6 +75,7 @@ async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
         upload,
         opened: Vec::new(),
         told: Vec::new(),
+        tell_from: Instant::now(),
         is_slow: false,
         next: VecDeque::new(),
         frames: Vec::new(),
@@ -93,6 +94,15 @@ async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
     }
 }
 
+/// Waits until `from`, and then for spans that have come since they were last looked at. Cancel safe.
+async fn grown(growth: &mut watch::Receiver<u64>, from: Instant) {
+    sleep_until(from.into()).await;
+    // Who has the sender ends us: nothing grows any more, and the connection has other things to do.
+    if growth.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
 struct Connection {
     reader: FrameReader<TcpStream>,
     getter: PeerId,
@@ -103,6 +113,8 @@ struct Connection {
     opened: Vec<(FileId, Served)>,
     /// Partial files that the getter opened, and the spans of them that it was told of.
     told: Vec<(FileId, Arc<PartData>, SpanSet)>,
+    /// From when on it may be told of more.
+    tell_from: Instant,
     /// Whether the getter did not take the last span within its turn.
     is_slow: bool,
     /// Requests that were read and come behind the one that is answered now: fewer than are read in one go.
@@ -147,7 +159,9 @@ impl Connection {
             header = timeout(IDLE_TIMEOUT, self.reader.header(FrameLimits::CONTROL)) => {
                 header.map_err(|_| LinkError::Idle(IDLE_TIMEOUT))??
             }
-            Ok(()) = self.upload.growth.changed(), if !self.told.is_empty() => return Ok(None),
+            () = grown(&mut self.upload.growth, self.tell_from), if !self.told.is_empty() => {
+                return Ok(None);
+            }
         };
         match header {
             FrameHeader::Control { len } => Ok(Some(self.reader.message(len).await?)),
@@ -155,21 +169,19 @@ impl Connection {
         }
     }
 
-    /// Says HAVE for the spans that have come since the getter was last told.
+    /// Says HAVE for the spans that have come since the getter was last told, if that was not just now.
     async fn tell_growth(&mut self) -> Result<(), LinkError> {
-        if self.told.is_empty() {
+        if self.told.is_empty() || Instant::now() < self.tell_from {
             return Ok(());
         }
+        self.tell_from = Instant::now() + HAVE_EVERY;
         self.upload.growth.borrow_and_update();
         let mut news = Vec::new();
         for (id, part, told) in &mut self.told {
-            let geometry = part.proof().geometry();
-            let new: Vec<u32> = geometry
-                .all_spans()
-                .filter(|span| part.has(*span) && told.insert(*span))
-                .map(|span| span.number())
-                .collect();
+            let had = part.had();
+            let new: Vec<u32> = had.from(0, None, [Some(told), None]).map(|span| span.number()).collect();
             if !new.is_empty() {
+                *told = had;
                 news.push(FromHolder::Have { id: *id, spans: new });
             }
         }
