@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 
 use enxame_actors::base::limits::{MAX_COMPONENT_BYTES, MAX_NAME_BYTES, MAX_NAME_DEPTH, RESERVED_PREFIX};
 use enxame_actors::base::{FileId, FileName, IdPrefix, PeerId, What};
-use enxame_actors::content::{Folder, walk};
+use enxame_actors::content::{Folder, clash_key, walk};
 use enxame_actors::net::TrackerAddress;
 
 /// A text that is taken for a name reads back the same bytes, stays below the folder, and a file of that
@@ -35,6 +35,10 @@ fn is_harmless(name: &FileName, text: &str) {
         assert!(!part.to_lowercase().starts_with(RESERVED_PREFIX));
         assert!(part.parse::<FileName>().is_ok(), "a part of a name is a name");
     }
+    let key = clash_key(text);
+    assert_eq!(clash_key(&key), key);
+    let upper: String = key.chars().flat_map(char::to_uppercase).collect();
+    assert_eq!(clash_key(&upper), key);
     assert!(text.as_bytes().get(1) != Some(&b':') || !text.as_bytes()[0].is_ascii_alphabetic());
 }
 
