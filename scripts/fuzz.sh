@@ -28,6 +28,7 @@ coverage=-Cllvm-args=-sanitizer-coverage
 flags=(-Cpasses=sancov-module "$coverage"-{level=4,inline-8bit-counters,pc-table,trace-compares}
     --cfg fuzzing -Cllvm-args=-simplifycfg-branch-fold-threshold=0 "$coverage-stack-depth" -Ccodegen-units=1)
 RUSTFLAGS="${flags[*]}" cargo build --quiet --release --locked --bins --target "$host"
+built=${CARGO_TARGET_DIR:-target}/$host/release
 
 # Files are made and removed by the million: in memory, if there is a place for it.
 scratch=$(mktemp -d "$([[ -w /dev/shm ]] && echo /dev/shm || echo "${TMPDIR:-/tmp}")/enxame-fuzz.XXXXXX")
@@ -40,7 +41,7 @@ for target in "${targets[@]}"; do
     mkdir -p "$found" "artifacts/$target" "$scratch/tmp"
     folders=("$found" "corpus/$target")
     [[ -d regressions/$target ]] && folders+=("regressions/$target")
-    if TMPDIR=$scratch/tmp "target/$host/release/$target" \
+    if TMPDIR=$scratch/tmp "$built/$target" \
         -max_total_time="$seconds" -timeout="$max_seconds_an_input" -rss_limit_mb="$max_rss_mib" \
         -artifact_prefix="artifacts/$target/" -print_final_stats=1 \
         "${folders[@]}" >"$log" 2>&1; then
