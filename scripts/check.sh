@@ -7,9 +7,11 @@ step() { printf '\n== %s\n' "$*"; }
 
 step formatting
 cargo fmt --all --check
+cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 step clippy
 cargo clippy --workspace --all-targets --locked -- -D warnings
+cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
 
 step documentation
 RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked
@@ -26,6 +28,9 @@ fi
 
 step tests
 cargo test --locked
+
+step "bytes from outside, 15 s for each place at which they come in"
+scripts/fuzz.sh
 
 step "a swarm of four"
 file=$(mktemp "${TMPDIR:-/tmp}/enxame-check.XXXXXX")

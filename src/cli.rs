@@ -142,8 +142,9 @@ in the folder has to be hashed first, which is remembered for the next start. If
 than 3 s, it is ready with the files that are hashed by then, and each other one is shared as soon as
 it is hashed; a bar shows how far that is.
 
-Files that are added to the folder, changed or removed are noticed while it runs. SIGINT and SIGTERM
-end it in order.
+Files that are added to the folder, changed or removed are noticed while it runs. What cannot be
+shared (links, devices, names that are one without case) is left out, and -v says what and why.
+SIGINT and SIGTERM end it in order.
 
 Of several trackers, those that do not answer are tried again for as long as it runs. Who holds what
 it asked for is remembered in DIR/ID/.enxame: if no tracker answers, --get asks those holders, at

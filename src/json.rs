@@ -22,6 +22,8 @@ pub(crate) enum Event<'a> {
         peer: Option<&'a PeerId>,
         /// Where it listens.
         address: SocketAddr,
+        /// How much in the peer's folder is not shared; null for a tracker.
+        not_shared: Option<usize>,
     },
     /// A peer registered at this tracker.
     Joined {
@@ -378,12 +380,12 @@ mod tests {
         let peer: PeerId = "p1".parse().unwrap();
         let address = "127.0.0.1:7070".parse().unwrap();
         assert_eq!(
-            value(Event::Ready { role: "peer", peer: Some(&peer), address }),
-            json!({"event": "ready", "role": "peer", "peer": "p1", "address": "127.0.0.1:7070"})
+            value(Event::Ready { role: "peer", peer: Some(&peer), address, not_shared: Some(3) }),
+            json!({"event": "ready", "role": "peer", "peer": "p1", "address": "127.0.0.1:7070", "not_shared": 3})
         );
         assert_eq!(
-            value(Event::Ready { role: "tracker", peer: None, address }),
-            json!({"event": "ready", "role": "tracker", "peer": null, "address": "127.0.0.1:7070"})
+            value(Event::Ready { role: "tracker", peer: None, address, not_shared: None }),
+            json!({"event": "ready", "role": "tracker", "peer": null, "address": "127.0.0.1:7070", "not_shared": null})
         );
     }
 

@@ -52,9 +52,15 @@ impl Ui {
     }
 
     /// Tells stdout that a role can be used.
-    pub(crate) fn ready(&self, role: &'static str, peer: Option<&PeerId>, address: SocketAddr) {
+    pub(crate) fn ready(
+        &self,
+        role: &'static str,
+        peer: Option<&PeerId>,
+        address: SocketAddr,
+        not_shared: Option<usize>,
+    ) {
         if self.json {
-            return self.event(&Event::Ready { role, peer, address });
+            return self.event(&Event::Ready { role, peer, address, not_shared });
         }
         let peer = peer.map(|peer| format!("{peer} ")).unwrap_or_default();
         self.tell(&format!("ready {role} {peer}{address}\n"));

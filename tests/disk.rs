@@ -77,6 +77,7 @@ fn get_command(tracker: &FakeTracker, to: &Path) -> Command {
 
 // ---- a full disk ----
 
+/// Row 17 of SECURITY.md.
 #[test]
 fn what_does_not_fit_fails_before_it_is_fetched_and_is_fetched_when_there_is_room() {
     with_mounts(|| {
@@ -607,6 +608,7 @@ fn is_held(candidates: &[Candidate], id: FileId) -> bool {
     candidates.iter().any(|candidate| candidate.id == id && candidate.holder_count > 0)
 }
 
+/// Row 19 of SECURITY.md.
 #[test]
 fn of_a_file_that_changes_while_it_is_served_no_receiver_accepts_a_byte() {
     const SPANS: usize = 1000;

@@ -254,6 +254,7 @@ fn who_speaks_another_version_is_dropped_with_both_versions_named() {
     the_file_arrives_beside(Treatment { behaviour, reason, again: false });
 }
 
+/// Row 12 of SECURITY.md.
 #[test]
 fn beside_nine_liars_the_one_honest_holder_delivers_and_is_never_dropped() {
     system_test(|test| async move {
@@ -708,6 +709,7 @@ fn who_was_told_of_by_a_liar_is_not_held_to_what_the_liar_says_of_the_size() {
 
 // ---- a network that fails ----
 
+/// Row 11 of SECURITY.md.
 #[test]
 fn an_answer_that_is_cut_at_any_byte_is_no_file() {
     system_test_within(Duration::from_secs(240), |test| async move {

@@ -49,6 +49,7 @@ fn getter(tracker: &FakeTracker, to: &Path) -> Command {
     command
 }
 
+/// Row 18 of SECURITY.md.
 #[test]
 fn a_getter_that_is_killed_at_any_moment_goes_on_from_what_is_right_on_disk() {
     const KILLS: usize = 40;
@@ -412,6 +413,7 @@ fn a_holder_that_is_killed_while_it_downloads_goes_on_from_its_disk_and_serves_o
     });
 }
 
+/// Row 20 of SECURITY.md.
 #[test]
 fn the_dead_the_frozen_and_what_was_removed_are_gone_from_the_answers_in_the_promised_time() {
     const INTERVAL: Duration = Duration::from_secs(2);

@@ -205,6 +205,34 @@ fn no_file_breaks_a_rule() {
     assert!(violations.is_empty(), "{} lines break a rule; they are listed above", violations.len());
 }
 
+/// A promise without a test is none: each row of the table names some, and they are there.
+#[test]
+fn each_test_that_security_md_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text: String = ["actors", "tests", "src"]
+        .into_iter()
+        .flat_map(|folder| sources(&root.join(folder)))
+        .map(|file| fs::read_to_string(file).expect("a source can be read"))
+        .collect();
+    let security = fs::read_to_string(root.join("SECURITY.md")).expect("it is there");
+    let rows = security.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
+    let mut count = 0;
+    for row in rows {
+        let tests = row.rsplit(" | ").next().unwrap_or(row).split('`').skip(1).step_by(2);
+        // Others are names of fuzz targets, which are folders.
+        let (tests, targets): (Vec<&str>, Vec<&str>) = tests.partition(|name| name.matches('_').count() > 2);
+        assert!(!tests.is_empty(), "no test: {row}");
+        for test in tests {
+            assert!(text.contains(&format!("fn {test}(")), "there is no test {test}");
+        }
+        for target in targets {
+            assert!(root.join("fuzz/corpus").join(target).is_dir(), "there is no target {target}");
+        }
+        count += 1;
+    }
+    assert_eq!(count, 23);
+}
+
 /// All Rust files below a folder. A folder that is not there yet has none.
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };

@@ -288,6 +288,7 @@ fn a_job_that_is_cancelled_at_its_start_says_so_once_per_file() {
     });
 }
 
+/// Row 18 of SECURITY.md.
 #[test]
 fn a_part_file_that_was_torn_zeroed_and_tampered_with_heals() {
     system_test(|test| async move {

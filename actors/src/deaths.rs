@@ -138,6 +138,7 @@ async fn start_holder(tracker: &TrackerHandle, root: &Path) -> Peer {
 /// How an actor of a peer dies, and how that is told.
 type Death = (&'static str, fn(&Peer));
 
+/// Row 21 of SECURITY.md.
 #[test]
 fn a_peer_of_which_an_actor_dies_says_which_and_ends_and_the_next_one_shares_again() {
     run(|| async {

@@ -36,7 +36,7 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
             () = signals.next() => return Ok(Exit::Done),
         };
         let shared = peer.first_scan();
-        ui.ready("peer", Some(peer.id()), peer.address());
+        ui.ready("peer", Some(peer.id()), peer.address(), Some(shared.skipped));
         news.do_send(IsReady);
         if shared.left > 0 {
             let left = human::count(shared.left as u64, "file");

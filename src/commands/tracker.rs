@@ -19,7 +19,7 @@ pub(crate) fn run(ui: &Ui, args: &TrackerArgs) -> Result<Exit, Failure> {
         let events = Events { ui: ui.clone() }.start().recipient();
         let tracker =
             tracker::start(config, events).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        ui.ready("tracker", None, tracker.address);
+        ui.ready("tracker", None, tracker.address, None);
         let broken = tokio::select! {
             () = signals.next() => None,
             what = tracker.broken() => Some(what),

@@ -208,7 +208,51 @@ mod tests {
         assert_eq!(spans(1 << 63, 64), None, "far");
     }
 
+    /// Numbers at and beside those at which arithmetic goes wrong.
+    fn edge() -> impl Strategy<Value = u64> {
+        let at = [
+            0,
+            1,
+            MIN_SPAN_BLOCKS,
+            BLOCK_LEN_BYTES,
+            SPAN,
+            MAX_SPANS,
+            MAX_SPANS * SPAN,
+            1 << 32,
+            Geometry::MAX_SIZE,
+            1 << 63,
+            u64::MAX,
+        ];
+        (prop::sample::select(at.to_vec()), 0u64..4, any::<bool>())
+            .prop_map(|(at, by, is_more)| if is_more { at.saturating_add(by) } else { at.saturating_sub(by) })
+    }
+
     proptest! {
+        /// Row 9 of SECURITY.md: against the same in numbers that have room for everything.
+        #[test]
+        fn at_every_edge_a_run_is_what_wider_arithmetic_says(
+            size in prop_oneof![edge(), any::<u64>()], first in prop_oneof![edge(), any::<u64>()], count in edge(),
+        ) {
+            let Some(geometry) = Geometry::new(size) else {
+                prop_assert!(size > Geometry::MAX_SIZE);
+                return Ok(());
+            };
+            let run = BlockRun { first, count: count as u32 };
+            let (first, end) = (u128::from(first), u128::from(first) + u128::from(run.count));
+            let blocks = u128::from(geometry.span_len_bytes() / BLOCK_LEN_BYTES);
+            let spans = geometry.spans() as u128;
+            let ends = end.is_multiple_of(blocks) || end == u128::from(size.div_ceil(BLOCK_LEN_BYTES));
+            let fits = run.count > 0 && first.is_multiple_of(blocks) && ends && first / blocks < spans;
+            let is_number = end <= u128::from(u64::MAX);
+            let expected = (fits && is_number)
+                .then(|| (first / blocks) as u32..end.div_ceil(blocks).min(spans) as u32);
+            prop_assert_eq!(geometry.spans_of_run(run), expected);
+            let last = geometry.last_span();
+            prop_assert_eq!(geometry.offset(last) + geometry.len_bytes(last) as u64, size);
+            prop_assert!(geometry.span(geometry.spans() as u64).is_none());
+            prop_assert_eq!(geometry.first_block(last) * BLOCK_LEN_BYTES, geometry.offset(last));
+        }
+
         #[test]
         fn spans_tile_the_file(size in prop_oneof![0..4 * SPAN, 0..=Geometry::MAX_SIZE]) {
             let geometry = Geometry::new(size).unwrap();

@@ -97,6 +97,14 @@ pub fn is_passing(error: &io::Error) -> bool {
     errno.is_some_and(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR].contains(&errno))
 }
 
+/// Whether an error says that no regular file of the folder stands under the name: nothing does, or
+/// something else, or there is a link on the way.
+pub fn is_no_file(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::XDEV].contains(&errno))
+        || error.kind() == io::ErrorKind::InvalidInput
+}
+
 /// Now, in nanoseconds since 1970, as stamps count.
 pub fn now_ns() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -4,6 +4,7 @@
 //! or actors. A path is never built from a name: files are opened relative to a folder's handle.
 
 pub mod cache;
+mod clash;
 pub mod folder;
 pub mod index;
 pub mod part;
@@ -12,6 +13,7 @@ pub mod small;
 pub mod tree;
 
 pub use cache::{Cache, Cached};
+pub use clash::clash_key;
 pub use folder::{Folder, Stamp};
 pub use index::{Entry, Index};
 pub use part::{Existing, PartData, PartError, PartFile, existing};

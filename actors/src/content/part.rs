@@ -801,6 +801,7 @@ mod tests {
         assert!(!place.path("file").exists());
     }
 
+    /// Row 10 of SECURITY.md.
     #[test]
     fn no_byte_of_three_spans_and_none_of_their_manifest_is_accepted_flipped() {
         let place = Place::new();

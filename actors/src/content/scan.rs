@@ -1,13 +1,17 @@
 //! The walk through a shared folder: what is there, and what cannot be shared and why.
 
+use std::cmp::Reverse;
+use std::collections::hash_map::{Entry, HashMap};
 use std::ffi::CStr;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
+use super::clash::clash_key;
 use super::folder::{Folder, Stamp, is_passing};
 use super::part::NOTE_SUFFIX;
 use crate::base::limits::MAX_FILES_PER_PEER;
@@ -35,6 +39,8 @@ pub enum SkipReason {
     NotRegular,
     /// It cannot be read, and what the system says.
     Unreadable(String),
+    /// On some systems its name and this one are the same, and this one is shared.
+    Clash(FileName),
     /// There are more files than one peer may share.
     TooMany,
 }
@@ -46,6 +52,9 @@ impl fmt::Display for SkipReason {
             SkipReason::Name(why) => why.fmt(f),
             SkipReason::NotRegular => f.write_str("only regular files are shared, and no link is followed"),
             SkipReason::Unreadable(why) => write!(f, "it cannot be read: {why}"),
+            SkipReason::Clash(other) => {
+                write!(f, "some systems take its name and {other} for one; rename one of them")
+            }
             SkipReason::TooMany => write!(f, "more than {MAX_FILES_PER_PEER} files"),
         }
     }
@@ -62,6 +71,7 @@ impl fmt::Display for SkipReason {
 pub fn walk(folder: &Folder) -> io::Result<Scan> {
     let mut scan = Scan::default();
     scan.read_folder(folder.dir(), "")?;
+    scan.refuse_clashes();
     Ok(scan)
 }
 
@@ -143,6 +153,35 @@ impl Scan {
         Ok(())
     }
 
+    /// Of names that clash, the first one in their order stays: whoever looks sees the same.
+    fn refuse_clashes(&mut self) {
+        let hasher = RandomState::new();
+        // Not the keys themselves: there may be a million, and next to none clash.
+        let mut hashes: Vec<(u64, usize)> = (self.files.iter().enumerate())
+            .map(|(place, (name, _))| (hasher.hash_one(clash_key(name.as_str())), place))
+            .collect();
+        hashes.sort_unstable();
+        let mut refused = Vec::new();
+        for group in hashes.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1) {
+            let mut names: Vec<(&FileName, usize)> =
+                group.iter().map(|(_, place)| (&self.files[*place].0, *place)).collect();
+            names.sort_unstable();
+            let mut first = HashMap::new();
+            for (name, place) in names {
+                match first.entry(clash_key(name.as_str())) {
+                    Entry::Vacant(entry) => drop(entry.insert(name)),
+                    Entry::Occupied(entry) => refused.push((place, FileName::clone(entry.get()))),
+                }
+            }
+        }
+        // From behind, so that the places in front stay what they are.
+        refused.sort_unstable_by_key(|(place, _)| Reverse(*place));
+        for (place, other) in refused {
+            let (name, _) = self.files.swap_remove(place);
+            self.skipped.push((name.to_string(), SkipReason::Clash(other)));
+        }
+    }
+
     fn skip(&mut self, prefix: &str, leaf: &CStr, why: SkipReason) {
         let path = format!("{prefix}{}", leaf.to_bytes().escape_ascii());
         // A name that is UTF-8 is shown as it is, but never so that it can move a cursor.
@@ -206,6 +245,26 @@ mod tests {
             ("sub/\\xff", SkipReason::NotUtf8),
         ];
         assert_eq!(skipped, expected.map(|(path, why)| (path.to_owned(), why)));
+    }
+
+    #[test]
+    fn of_names_that_are_one_elsewhere_the_first_is_shared_and_the_others_name_it() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("sub")).unwrap();
+        for name in ["README", "ReadMe", "readme", "sub/é", "sub/e\u{301}", "sub/E", "e", "other"] {
+            fs::write(root.path().join(name), name).unwrap();
+        }
+        let folder = Folder::open(root.path()).unwrap();
+        let Scan { mut files, mut skipped, .. } = walk(&folder).unwrap();
+        files.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["README", "e", "other", "sub/E", "sub/e\u{301}"]);
+        skipped.sort_by(|a, b| a.0.cmp(&b.0));
+        let clash = |with: &str| SkipReason::Clash(with.parse().unwrap());
+        let expected =
+            [("ReadMe", clash("README")), ("readme", clash("README")), ("sub/é", clash("sub/e\u{301}"))];
+        assert_eq!(skipped, expected.map(|(path, why)| (path.to_owned(), why)));
+        assert!(skipped[0].1.to_string().contains("README"));
     }
 
     #[test]

@@ -71,8 +71,8 @@ impl FromStr for TrackerAddress {
         if host.is_empty() {
             return Err(bad("the host is missing"));
         }
-        if host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/') {
-            return Err(bad("a host has no spaces or slashes"));
+        if host.contains(|c: char| c.is_whitespace() || c.is_control() || "/[]".contains(c)) {
+            return Err(bad("a host has no spaces, slashes or brackets"));
         }
         let port = match port {
             None => TrackerAddress::DEFAULT_PORT,
@@ -136,6 +136,9 @@ mod tests {
             "a b",
             "http://host",
             "[]:1",
+            "[:1::][9]",
+            "[[::1]]",
+            "a[b]",
         ] {
             let error = text.parse::<TrackerAddress>().unwrap_err().to_string();
             assert!(error.contains("HOST:PORT"), "{text:?}: {error}");

@@ -39,7 +39,7 @@ use self::watch::Watch;
 use crate::base::limits::{FIRST_SCAN_PATIENCE, JOB_TICK, MAX_SMALL_READ_BYTES, OPEN_PATIENCE, WATCH_QUIET};
 use crate::base::{FileId, FileName};
 use crate::content::cache::{Cache, Cached};
-use crate::content::folder::{Folder, Stamp, is_passing, now_ns};
+use crate::content::folder::{Folder, Stamp, is_no_file, is_passing, now_ns};
 use crate::content::index::{Entry, Index};
 use crate::content::part::Unfinished;
 use crate::content::tree::{Proof, is_hashed_in_parallel};
@@ -49,7 +49,8 @@ use crate::wire::tracker::Listing;
 const HASH_BATCH_FILES: usize = 1000;
 /// Bytes that are hashed before their results are told.
 const HASH_BATCH_BYTES: u64 = 64 << 20;
-/// Skipped files that one look names in the log; the rest are counted.
+/// Skipped files that one look names as warnings; the rest are counted there, and named for who wants to
+/// see more.
 const MAX_SKIPPED_LINES: usize = 20;
 
 /// Where a library's folder is, and how it is looked after.
@@ -583,7 +584,9 @@ impl Library {
         new().take(MAX_SKIPPED_LINES).for_each(|(path, why)| log::warn!("{path} is not shared: {why}"));
         let more = new().count().saturating_sub(MAX_SKIPPED_LINES);
         if more > 0 {
-            log::warn!("{more} more are not shared");
+            log::warn!("{more} more are not shared; -v names them all");
+            let rest = new().skip(MAX_SKIPPED_LINES);
+            rest.for_each(|(path, why)| log::info!("{path} is not shared: {why}"));
         }
         self.skipped = skipped.into_iter().map(|(path, _)| path).collect();
     }
@@ -736,8 +739,8 @@ impl Library {
                 }
                 Err(error) => {
                     self.withdraw(&name, &mut told);
-                    let passing = [io::ErrorKind::NotFound, io::ErrorKind::Interrupted];
-                    if !passing.contains(&error.kind()) {
+                    // What stands in its place now says nothing of the file that may be there again.
+                    if !is_no_file(&error) && error.kind() != io::ErrorKind::Interrupted {
                         log::warn!("{name} is not shared, it cannot be read: {error}");
                         self.refused.insert(name, stamp);
                     }

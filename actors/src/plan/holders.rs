@@ -47,7 +47,7 @@ impl Holders {
     /// Enters what is said of a holder; it can be dialled at once if it is new or has moved. False, and
     /// nothing is entered, if it is ourselves, or an address at which no peer can be.
     pub fn learn(&mut self, peer: &PeerId, address: SocketAddr, now: Instant) -> bool {
-        if *peer == self.us || !can_be_dialled(address) || is_at(address, self.listens_on) {
+        if *peer == self.us || why_not(address, self.listens_on).is_some() {
             return false;
         }
         let fresh = Entry { address, state: DialState::Ready(now), failures: 0, ending: None };
@@ -145,17 +145,39 @@ impl Holders {
     }
 }
 
-/// Whether a single machine can be reached at this address. Others state addresses of holders, so what
-/// would reach many machines, or none, or depends on a link that is not named, is not dialled.
-fn can_be_dialled(address: SocketAddr) -> bool {
-    let is_unicast = match address.ip().to_canonical() {
+/// Why no peer is dialled at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoPeer {
+    /// No port is stated.
+    Port,
+    /// No machine has it: unspecified, this network, reserved, broadcast.
+    Nobody,
+    /// It reaches many.
+    Multicast,
+    /// It depends on a link that is not named.
+    LinkLocal,
+    /// We are there.
+    Us,
+}
+
+/// Why there is no peer at this address for us, who listen on `listens_on`. Others state addresses of
+/// holders, so only what reaches a single other machine is dialled.
+fn why_not(address: SocketAddr, listens_on: SocketAddr) -> Option<NoPeer> {
+    let ip = address.ip().to_canonical();
+    let (is_multicast, is_link_local, is_nobody) = match ip {
         // 0.0.0.0/8 is this network, from 240.0.0.0 on all is reserved, the last one broadcast.
-        IpAddr::V4(ip) => {
-            !(ip.is_multicast() || ip.is_link_local() || matches!(ip.octets()[0], 0 | 240..=255))
-        }
-        IpAddr::V6(ip) => !(ip.is_multicast() || ip.is_unspecified() || ip.is_unicast_link_local()),
+        IpAddr::V4(ip) => (ip.is_multicast(), ip.is_link_local(), matches!(ip.octets()[0], 0 | 240..=255)),
+        IpAddr::V6(ip) => (ip.is_multicast(), ip.is_unicast_link_local(), ip.is_unspecified()),
     };
-    is_unicast && address.port() != 0
+    [
+        (address.port() == 0, NoPeer::Port),
+        (is_nobody, NoPeer::Nobody),
+        (is_multicast, NoPeer::Multicast),
+        (is_link_local, NoPeer::LinkLocal),
+        (is_at(address, listens_on), NoPeer::Us),
+    ]
+    .into_iter()
+    .find_map(|(is_so, why)| is_so.then_some(why))
 }
 
 /// Whether who listens on `listener` is reached at `address`, as far as the addresses tell. By another
@@ -179,56 +201,59 @@ mod tests {
         Holders::new("us".parse().unwrap(), "0.0.0.0:7071".parse().unwrap())
     }
 
+    /// Row 13 of SECURITY.md: the table of addresses.
     #[test]
     fn only_addresses_at_which_one_peer_can_be_are_dialled() {
+        use NoPeer::*;
         let now = Instant::now();
-        for (address, accepted) in [
-            ("10.0.0.1:9", true),
-            ("192.168.1.7:65535", true),
-            ("172.16.0.1:1", true),
-            ("100.64.0.1:9", true),
-            ("8.8.8.8:9", true),
-            ("127.0.0.1:9", true),
-            ("127.8.9.10:9", true),
-            ("223.255.255.254:9", true),
-            ("169.253.255.255:9", true),
-            ("169.255.0.1:9", true),
-            ("[2001:db8::7]:9", true),
-            ("[fd00::1]:9", true),
-            ("[::1]:9", true),
-            ("[::ffff:10.0.0.1]:9", true),
-            ("[fec0::1]:9", true),
-            ("10.0.0.1:0", false),
-            ("[2001:db8::7]:0", false),
-            ("0.0.0.0:9", false),
-            ("0.1.2.3:9", false),
-            ("[::]:9", false),
-            ("224.0.0.1:9", false),
-            ("239.255.255.255:9", false),
-            ("[ff02::1]:9", false),
-            ("[ff0e::1]:9", false),
-            ("169.254.0.1:9", false),
-            ("169.254.169.254:80", false),
-            ("[fe80::1]:9", false),
-            ("[febf:ffff::1]:9", false),
-            ("240.0.0.1:9", false),
-            ("255.255.255.255:9", false),
-            ("[::ffff:224.0.0.1]:9", false),
-            ("[::ffff:0.0.0.0]:9", false),
-            ("[::ffff:169.254.0.1]:9", false),
-            ("[::ffff:255.255.255.255]:9", false),
+        for (address, refusal) in [
+            ("10.0.0.1:9", None),
+            ("192.168.1.7:65535", None),
+            ("172.16.0.1:1", None),
+            ("100.64.0.1:9", None),
+            ("8.8.8.8:9", None),
+            ("127.0.0.1:9", None),
+            ("127.8.9.10:9", None),
+            ("223.255.255.254:9", None),
+            ("169.253.255.255:9", None),
+            ("169.255.0.1:9", None),
+            ("[2001:db8::7]:9", None),
+            ("[fd00::1]:9", None),
+            ("[::1]:9", None),
+            ("[::ffff:10.0.0.1]:9", None),
+            ("[fec0::1]:9", None),
+            ("10.0.0.1:0", Some(Port)),
+            ("[2001:db8::7]:0", Some(Port)),
+            ("0.0.0.0:9", Some(Nobody)),
+            ("0.1.2.3:9", Some(Nobody)),
+            ("[::]:9", Some(Nobody)),
+            ("224.0.0.1:9", Some(Multicast)),
+            ("239.255.255.255:9", Some(Multicast)),
+            ("[ff02::1]:9", Some(Multicast)),
+            ("[ff0e::1]:9", Some(Multicast)),
+            ("169.254.0.1:9", Some(LinkLocal)),
+            ("169.254.169.254:80", Some(LinkLocal)),
+            ("[fe80::1]:9", Some(LinkLocal)),
+            ("[febf:ffff::1]:9", Some(LinkLocal)),
+            ("240.0.0.1:9", Some(Nobody)),
+            ("255.255.255.255:9", Some(Nobody)),
+            ("[::ffff:224.0.0.1]:9", Some(Multicast)),
+            ("[::ffff:0.0.0.0]:9", Some(Nobody)),
+            ("[::ffff:169.254.0.1]:9", Some(LinkLocal)),
+            ("[::ffff:255.255.255.255]:9", Some(Nobody)),
             // Our own: we listen on all addresses, port 7071.
-            ("127.0.0.1:7071", false),
-            ("127.0.0.9:7071", false),
-            ("[::1]:7071", false),
-            ("[::ffff:127.0.0.1]:7071", false),
-            ("10.0.0.1:7071", true),
-            ("127.0.0.1:7072", true),
+            ("127.0.0.1:7071", Some(Us)),
+            ("127.0.0.9:7071", Some(Us)),
+            ("[::1]:7071", Some(Us)),
+            ("[::ffff:127.0.0.1]:7071", Some(Us)),
+            ("10.0.0.1:7071", None),
+            ("127.0.0.1:7072", None),
         ] {
-            let mut holders = holders();
-            let p = "p".parse().unwrap();
-            assert_eq!(holders.learn(&p, address.parse().unwrap(), now), accepted, "{address}");
-            assert_eq!(holders.any_hope(|_| true), accepted, "{address}");
+            let (mut holders, p) = (holders(), "p".parse().unwrap());
+            let address = address.parse().unwrap();
+            assert_eq!(why_not(address, holders.listens_on), refusal, "{address}");
+            assert_eq!(holders.learn(&p, address, now), refusal.is_none(), "{address}");
+            assert_eq!(holders.any_hope(|_| true), refusal.is_none(), "{address}");
         }
         assert!(!holders().learn(&"us".parse().unwrap(), address(9), now), "we are no holder to ourselves");
         let listens_on = "10.0.0.5:7071".parse().unwrap();

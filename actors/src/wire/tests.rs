@@ -400,6 +400,8 @@ fn one_field(variant: &str, field: &str, value: &[u8]) -> Vec<u8> {
 }
 
 /// A thread with little stack shows that depth is bounded by the limit and not by luck.
+///
+/// Row 5 of SECURITY.md.
 #[test]
 fn deep_nesting_is_refused_without_using_the_stack() {
     let nested = |opening: &[u8]| [opening.repeat(10_000), vec![0xc0]].concat();

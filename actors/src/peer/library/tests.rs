@@ -314,6 +314,34 @@ fn when_the_tick_is_over_it_is_hashed_once_more_and_cached() {
     assert!(library.cache_news[&name("racy")].is_some());
 }
 
+/// Row 2 of SECURITY.md: who swaps it back and forth does not keep it from being shared for ever.
+#[test]
+fn a_file_whose_place_was_taken_when_it_was_to_be_hashed_is_hashed_when_it_is_back() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    fs::create_dir(path("real")).unwrap();
+    fs::write(path("real/x"), "x").unwrap();
+    fs::create_dir(path("of-another-kind")).unwrap();
+    fs::create_dir(path("of-another-kind/x")).unwrap();
+    fs::create_dir(path("empty")).unwrap();
+    fs::write(path("file"), "").unwrap();
+    symlink("real", path("link")).unwrap();
+    fs::create_dir(path("of-a-link")).unwrap();
+    symlink("../real/x", path("of-a-link/x")).unwrap();
+    let folder = Folder::open(root.path()).unwrap();
+    let (_, stamp) = folder.open_file(&name("real/x")).unwrap();
+    for place in ["link", "of-a-link", "of-another-kind", "empty", "file", "nothing"] {
+        let mut library =
+            Library::new(LibraryConfig { root: "nowhere".into(), watch: false, progress: None });
+        let (name, error) = (name("sub/x"), folder.open_file(&name(&format!("{place}/x"))).unwrap_err());
+        library.hashing.insert(name.clone(), false);
+        library.take_outcomes(vec![Outcome { name: name.clone(), stamp, result: Err(error) }]);
+        let changes = Changes { fresh: vec![(name.clone(), stamp)], ..Changes::default() };
+        library.apply(Found { changes, skipped: vec![], unfinished: vec![] });
+        assert_eq!(library.pending[SMALL], BTreeMap::from([(name, stamp)]), "{place}");
+    }
+}
+
 #[test]
 fn a_long_first_scan_is_ready_with_what_it_has_and_says_how_much_is_left() {
     let mut library = Library::new(LibraryConfig { root: "nowhere".into(), watch: false, progress: None });
