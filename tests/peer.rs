@@ -28,7 +28,7 @@ use support::files::SPAN;
 use support::getter::{Heard, RawGetter, blocks, get, missing, open};
 use support::holder::Asked;
 use support::job::{Running, Watched, assert_sums_up, into_folder, part_files, what};
-use support::proxy::RefusingAddress;
+use support::proxy::{End, RefusingAddress, Way};
 use support::swarm::{NEVER, RealPeer, RealTracker, start_peer};
 use support::tracker::{Script, candidate};
 use support::{Behaviour, Content, FakeHolder, FakeTracker, Fault, FaultProxy, RawPeer, Test, system_test};
@@ -566,20 +566,29 @@ fn a_peer_is_patient_until_somebody_has_it() {
 }
 
 #[test]
-fn a_patient_job_tries_a_holder_again_that_it_had_given_up() {
+fn a_patient_job_tries_a_holder_again_that_it_had_given_up_once_it_has_registered_again() {
     system_test(|test| async move {
         let content = Content::random(&mut test.rng(), SPAN + 1);
         let holder = FakeHolder::start(&test, "far", std::slice::from_ref(&content), Behaviour::Honest);
-        // Three failures in a row give a holder up. The fourth connection is good.
-        let script = [vec![Fault::refuse(); 3], vec![Fault::none(); 100]].concat();
+        // It is cut off, and cannot be reached then.
+        let script =
+            [vec![Fault::to_client(Way::ends(SPAN as u64 / 2, End::Fin))], vec![Fault::refuse(); 2]].concat();
+        let script = [script, vec![Fault::none(); 100]].concat();
         let proxy = FaultProxy::start(&test, holder.address(), script);
-        let candidates = vec![candidate(&content, &["x"], vec![holder.listed_at(proxy.address())])];
-        let tracker = FakeTracker::start(&test, Script { candidates, ..Script::default() });
+        let listed = candidate(&content, &["x"], vec![holder.listed_at(proxy.address())]);
+        let tracker =
+            FakeTracker::start(&test, Script { candidates: vec![listed.clone()], ..Script::default() });
         let peer = RealPeer::start(&test, tracker.address(), "p1", |_| {}).await;
         let (events, mut watched) = Watched::start(&test);
         let job = peer.peer.fetch(vec![what("x")], false, events);
         let failed = watched.until("the failure", |event| matches!(event, JobEvent::Failed { .. })).await;
         assert!(matches!(&failed, JobEvent::Failed { error: JobError::Undelivered(_), .. }), "{failed:?}");
+        tracker.change(|script| script.candidates.clear());
+        let nobody =
+            |event: &JobEvent| matches!(event, JobEvent::Failed { error: JobError::NobodyHasIt, .. });
+        watched.until("that nobody has it", nobody).await;
+        assert_eq!(proxy.traffic().connections, 3);
+        tracker.change(|script| script.candidates.push(listed));
         watched.until("the file", |event| matches!(event, JobEvent::Done(_))).await;
         test.wait_for("the job", job.wait()).await;
         assert!(content.stands_at(&peer.files.join("x")));

@@ -49,6 +49,9 @@ pub const MAX_ANSWER_NAMES: usize = 16;
 pub const MAX_REMEMBERED_FILES: usize = 1000;
 /// Holders that a job knows of before it takes no more from its sources: more than it will ever dial.
 pub const MAX_HEARD_HOLDERS: usize = 1000;
+/// Addresses of which a process remembers how dialling them went: more than it dials in ten minutes, unless
+/// it is told of very many that fail; then the oldest are forgotten.
+pub const MAX_DIALLED_ADDRESSES: usize = 4096;
 /// Bytes of the file of remembered holders: some hundreds per content as a rule; long names and many
 /// holders may not make more of it.
 pub const MAX_REMEMBERED_BYTES: usize = 4 << 20;
@@ -95,6 +98,30 @@ pub const MADE_ROOM_FOR: Duration = Duration::from_secs(60);
 /// How long a holder that cannot say yet whether it has a file (it has just started, or has no
 /// descriptors left) has a getter wait: longer than a getter waits, for its "no" is taken for good.
 pub const OPEN_PATIENCE: Duration = Duration::from_secs(20);
+/// Dials in [`DIAL_WINDOW`] to an address at which no peer has greeted us: whoever tells us of holders can
+/// have us, and all others whom they tell, knock at a stranger's door, and not more often than this.
+pub const MAX_DIALS_IN_WINDOW: usize = 2;
+/// See [`MAX_DIALS_IN_WINDOW`].
+pub const DIAL_WINDOW: Duration = Duration::from_secs(60);
+/// Dials in a row that failed, after which an address is put off for [`DIAL_PUT_OFF`].
+pub const MAX_DIAL_FAILURES: u32 = 3;
+/// How long an address is put off, unless a tracker says that its peer has registered again.
+pub const DIAL_PUT_OFF: Duration = Duration::from_secs(600);
+/// How long a dial waits for another job's dial to the same address, and for the system to have
+/// descriptors again.
+pub const DIAL_PAUSE: Duration = Duration::from_secs(1);
+/// A job that would have to wait longer for its next dial to a holder gives the holder up.
+pub const MAX_DIAL_WAIT: Duration = Duration::from_secs(30);
+/// A holder that said that it does not have a file is asked again after this time, if a tracker says
+/// that it has: it may have looked at it anew. Doubled each time, up to [`MISSING_PAUSE_MAX`].
+pub const MISSING_PAUSE: Duration = Duration::from_secs(1);
+/// See [`MISSING_PAUSE`].
+pub const MISSING_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long a file goes on being looked for when its last holder was lost that had it a moment ago: a peer
+/// that restarts, or hashes a file that was touched, has it again by then.
+pub const LOST_PATIENCE: Duration = Duration::from_secs(8);
+/// A holder may prolong that so many times by saying again that it does not have the file.
+pub const MAX_LOST_PATIENCE: u32 = 3;
 /// No holder that can be reached has any of what is missing for this long: the download fails. Others
 /// that download it may lack the same parts, so that it stands still with all of them connected.
 pub const STANDSTILL_TIMEOUT: Duration = Duration::from_secs(30);
