@@ -70,6 +70,8 @@ pub const MAX_CATALOGUE_ENTRIES: usize = 10_000_000;
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing moves is closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// The same for an upload, while others are turned away for want of room.
+pub const CROWDED_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A reader that takes nothing for this long is dropped.
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Opening a TCP connection.
@@ -95,8 +97,8 @@ pub const REPLACE_EVERY: Duration = Duration::from_secs(1);
 pub const REPLACE_EVERY_MAX: Duration = Duration::from_secs(30);
 /// A source that made room is dialled again after this time at the earliest.
 pub const MADE_ROOM_FOR: Duration = Duration::from_secs(60);
-/// How long a holder that cannot say yet whether it has a file (it has just started, or has no
-/// descriptors left) has a getter wait: longer than a getter waits, for its "no" is taken for good.
+/// How long a holder that cannot say yet whether it has a file, for it has just started, has a getter
+/// wait: longer than a getter waits, for its "no" counts against it.
 pub const OPEN_PATIENCE: Duration = Duration::from_secs(20);
 /// Dials in [`DIAL_WINDOW`] to an address at which no peer has greeted us: whoever tells us of holders can
 /// have us, and all others whom they tell, knock at a stranger's door, and not more often than this.
@@ -122,6 +124,8 @@ pub const MISSING_PAUSE_MAX: Duration = Duration::from_secs(30);
 pub const LOST_PATIENCE: Duration = Duration::from_secs(8);
 /// A holder may prolong that so many times by saying again that it does not have the file.
 pub const MAX_LOST_PATIENCE: u32 = 3;
+/// How long a holder that has no descriptors left tries to open a file, before it says that it is busy.
+pub const DESCRIPTOR_PATIENCE: Duration = Duration::from_secs(2);
 /// No holder that can be reached has any of what is missing for this long: the download fails. Others
 /// that download it may lack the same parts, so that it stands still with all of them connected.
 pub const STANDSTILL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -163,8 +167,18 @@ pub const MAX_TRACKER_CONNECTIONS: usize = 20_000;
 pub const MAX_REFUSING_CONNECTIONS: usize = 64;
 /// Connections that wait to be accepted: a tracker's peers come back all at once.
 pub const LISTEN_BACKLOG: u32 = 1024;
+/// Of these, from one address: three in four, so that one machine does not shut all others out. An address
+/// may be a site behind a router, or a machine on which hundreds of peers are tried out.
+pub const MAX_TRACKER_CONNECTIONS_PER_ADDRESS: usize = MAX_TRACKER_CONNECTIONS / 4 * 3;
 /// Upload connections of one peer.
 pub const MAX_UPLOAD_CONNECTIONS: usize = 256;
+/// Of these, from one address; see [`MAX_TRACKER_CONNECTIONS_PER_ADDRESS`].
+pub const MAX_UPLOAD_CONNECTIONS_PER_ADDRESS: usize = MAX_UPLOAD_CONNECTIONS / 4 * 3;
+/// Connections of a holder on which HELLO is to come. They take no place among the uploads, and the oldest
+/// makes room for one more: who is honest greets at once.
+pub const MAX_GREETING_CONNECTIONS: usize = 1024;
+/// Bytes of requests that may wait for a holder on one connection: all that an honest getter has under way.
+pub const MAX_WAITING_REQUEST_BYTES: usize = 256 << 10;
 /// Uploads that are being sent at the same time; others wait for their turn, a span each. What many
 /// ask for at once comes to some of them early, who can pass it on, and not to all of them late.
 pub const MAX_SENDING_UPLOADS: usize = 8;
@@ -223,6 +237,8 @@ const _: () = assert!(
         && MIN_SPAN_BLOCKS * super::BLOCK_LEN_BYTES <= BATCH_BYTES as u64,
     "a job's sources must not hold more than its memory bound"
 );
+// GETs of 70 bytes or so, and the OPENs and PEERS between them.
+const _: () = assert!(MAX_WAITING_REQUEST_BYTES >= (2 * MAX_REQUESTS_IN_FLIGHT + MAX_PEERS_IN_FLIGHT) * 100);
 const _: () = assert!(OPEN_PATIENCE.as_secs() > SOURCE_DEAD_TIMEOUT.as_secs(), "see there");
 // A list frame that is full takes one more entry and stays below the limit.
 const _: () = assert!(LIST_FRAME_BYTES + MAX_NAME_BYTES + 256 < MAX_CONTROL_BYTES);

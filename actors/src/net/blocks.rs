@@ -155,6 +155,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 }
 
 impl FrameReader<TcpStream> {
+    /// Bytes that have come and were not taken, in the socket and here.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub fn waiting_bytes(&self) -> Result<usize, LinkError> {
+        let in_socket = ioctl_fionread(&self.stream).map_err(io::Error::from)? as usize;
+        Ok(in_socket + self.buffer.len())
+    }
+
     /// Whether the next frame is one of `data_len` bytes of blocks, and has arrived to its end: then
     /// its header is taken, and taking the rest waits for nothing.
     ///

@@ -184,6 +184,9 @@ fn ending_of(error: LinkError) -> Ending {
         | LinkError::WriteStall(_)
         | LinkError::Idle(_)
         | LinkError::NoHello(_)
+        | LinkError::NoDescriptors(_)
+        | LinkError::MadeRoom
+        | LinkError::TooMuch(_)
         | LinkError::FileChanged => Ending::Cut(error.to_string()),
     }
 }
