@@ -28,6 +28,9 @@ pub const MAX_SPANS: u64 = 65_536;
 pub const MAX_CONTROL_BYTES: usize = 1 << 20;
 /// Bytes of a control frame's body before HELLO is done: a stranger costs no more than this.
 pub const MAX_HELLO_BYTES: usize = 64 << 10;
+/// Bytes of a request to a holder: ids, numbers and no list, so that many connections that begin one and
+/// stop hold little.
+pub const MAX_REQUEST_BYTES: usize = 4 << 10;
 /// Nesting of MessagePack values: ours need eight (an address in an answer to WHO_HAS); rmp-serde's default of 1,024 is a way to overflow a stack.
 pub const MAX_DEPTH: usize = 16;
 /// Body bytes that fill a frame of a long list: half the limit, so that the last entry added never crosses it.
@@ -70,7 +73,9 @@ pub const MAX_CATALOGUE_ENTRIES: usize = 10_000_000;
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing moves is closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
-/// The same for an upload, while others are turned away for want of room.
+/// From the header of a request to its end: it is one packet, unless somebody trickles.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The idle time of an upload, while others are turned away for want of room.
 pub const CROWDED_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A reader that takes nothing for this long is dropped.
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);

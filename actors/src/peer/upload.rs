@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 use crate::base::limits::{
     ACCEPT_BACKOFF, BUSY_RETRY, CROWDED_IDLE_TIMEOUT, DESCRIPTOR_PATIENCE, IDLE_TIMEOUT,
     MANIFEST_FRAME_SPANS, MAX_OPEN_FILES_PER_UPLOAD, MAX_REQUEST_SPANS, MAX_SMALL_READ_FILES,
-    MAX_WAITING_REQUEST_BYTES, MIN_SPAN_BLOCKS, TURN_TIMEOUT,
+    MAX_WAITING_REQUEST_BYTES, MIN_SPAN_BLOCKS, REQUEST_TIMEOUT, TURN_TIMEOUT,
 };
 use crate::base::{BlockRun, FileId, Geometry, PeerId, SpanIndex, SpanSet};
 use crate::content::part::PartData;
@@ -161,7 +161,7 @@ impl Connection {
             let is_crowded = self.upload.crowded.borrow_and_update().by(from);
             let idle = if is_crowded { CROWDED_IDLE_TIMEOUT } else { IDLE_TIMEOUT };
             tokio::select! {
-                header = timeout_at((since + idle).into(), self.reader.header(FrameLimits::CONTROL)) => {
+                header = timeout_at((since + idle).into(), self.reader.header(FrameLimits::REQUEST)) => {
                     match header {
                         Ok(header) => break header?,
                         Err(_) if is_crowded => {
@@ -176,7 +176,10 @@ impl Connection {
             }
         };
         match header {
-            FrameHeader::Control { len } => Ok(Some(self.reader.message(len).await?)),
+            FrameHeader::Control { len } => {
+                let request = timeout(REQUEST_TIMEOUT, self.reader.message(len)).await;
+                Ok(Some(request.map_err(|_| LinkError::Idle(REQUEST_TIMEOUT))??))
+            }
             FrameHeader::Blocks { .. } => Err(LinkError::Unexpected("BLOCKS")),
         }
     }
@@ -267,7 +270,7 @@ impl Connection {
     async fn get_small(&mut self, first: SmallGet) -> Result<(), LinkError> {
         let mut gets = VecDeque::from([first]);
         while gets.len() < MAX_SMALL_READ_FILES
-            && let Some(request) = self.next.pop_front().or_else(|| self.reader.buffered_message())
+            && let Some(request) = self.next.pop_front().or_else(|| self.reader.buffered_request())
         {
             match SmallGet::of(&request) {
                 Some(get) => gets.push_back(get),
