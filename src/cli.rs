@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
-use enxame_actors::base::limits::MIN_REFRESH_INTERVAL;
+use enxame_actors::base::limits::{MAX_FILES_PER_PEER, MAX_PEERS, MIN_REFRESH_INTERVAL};
 use enxame_actors::base::{ByteRate, PeerId, What, WhatError};
 use enxame_actors::net::TrackerAddress;
 use enxame_actors::peer::RateLimits;
@@ -123,6 +123,14 @@ pub(crate) struct TrackerArgs {
     #[arg(long, env = "ENXAME_REFRESH_INTERVAL", hide_env_values = true, value_name = "DURATION",
         default_value = "30s", value_parser = refresh_interval)]
     pub(crate) refresh_interval: Duration,
+    /// How many peers may be registered at a time; one more is refused until another leaves
+    #[arg(long, env = "ENXAME_MAX_PEERS", hide_env_values = true, value_name = "NUMBER",
+        default_value_t = MAX_PEERS, value_parser = at_least_one)]
+    pub(crate) max_peers: usize,
+    /// How many files each of them may list; a list that is longer is refused
+    #[arg(long, env = "ENXAME_MAX_FILES_PER_PEER", hide_env_values = true, value_name = "NUMBER",
+        default_value_t = MAX_FILES_PER_PEER, value_parser = at_least_one)]
+    pub(crate) max_files_per_peer: usize,
 }
 
 /// Share a folder: DIR/ID/files, until a signal ends it
@@ -354,6 +362,13 @@ fn one_what(text: &str) -> Result<What, String> {
     }
 }
 
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("a number from 1 on is wanted, for example 1000".into()),
+    }
+}
+
 fn tracker_listen(text: &str) -> Result<SocketAddr, String> {
     listen_address(text, TrackerAddress::DEFAULT_PORT)
 }
@@ -466,6 +481,15 @@ mod tests {
         assert!(refresh_interval("199ms").unwrap_err().contains("200ms"));
         for text in ["", "30", "soon", "-1s"] {
             assert!(refresh_interval(text).unwrap_err().contains("30s"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_cap_of_a_tracker_is_a_number_from_one_on() {
+        assert_eq!(at_least_one("1"), Ok(1));
+        assert_eq!(at_least_one("250000"), Ok(250_000));
+        for text in ["", "0", "-1", "many", "1e3", "99999999999999999999999"] {
+            assert!(at_least_one(text).unwrap_err().contains("from 1 on"), "{text:?}");
         }
     }
 

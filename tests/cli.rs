@@ -80,7 +80,20 @@ fn help_is_enough_to_work_from() {
         }
     }
     for (command, options) in [
-        ("tracker", &["--listen", "--refresh-interval", "0.0.0.0:7070", "30s", "ready tracker ADDR"][..]),
+        (
+            "tracker",
+            &[
+                "--listen",
+                "--refresh-interval",
+                "0.0.0.0:7070",
+                "30s",
+                "ready tracker ADDR",
+                "--max-peers",
+                "100000",
+                "--max-files-per-peer",
+                "1000000",
+            ][..],
+        ),
         ("peer", &["--tracker", "--root", "--listen", "--get", "ready peer ID ADDR", "WHAT is one of"]),
         ("get", &["--tracker", "--output", "--overwrite", "stdout", "WHAT is one of", "Exit codes:"]),
         ("who-has", &["--tracker", "WHAT is one of"]),
@@ -402,6 +415,33 @@ fn tracker() -> (Role, String) {
     let mut tracker = Role::start(enxame(["tracker", "--listen", "127.0.0.1:0"]));
     let address = tracker.line().strip_prefix("ready tracker ").unwrap().to_string();
     (tracker, address)
+}
+
+#[test]
+fn a_tracker_that_has_as_many_as_it_takes_is_told_in_one_sentence_at_the_peer() {
+    let caps = ["--max-peers", "1", "--max-files-per-peer", "2"];
+    let mut tracker = Role::start(enxame(["tracker", "--listen", "127.0.0.1:0"].into_iter().chain(caps)));
+    let address = tracker.line().strip_prefix("ready tracker ").unwrap().to_string();
+    let root = tempfile::tempdir().unwrap();
+    let peer = |id: &str| {
+        let mut command = enxame(["peer", id, "--listen", "127.0.0.1:0", "--tracker", &address, "--root"]);
+        command.arg(root.path());
+        command
+    };
+    let files = root.path().join("p1/files");
+    fs::create_dir_all(&files).unwrap();
+    for name in ["a", "b", "c"] {
+        fs::write(files.join(name), name).unwrap();
+    }
+    let mut p1 = Role::start(peer("p1"));
+    assert!(p1.line().starts_with("ready peer p1 "));
+    let refused = ran(peer("p2"));
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("this tracker takes 1 peers and has as many"), "{}", refused.stderr);
+    let (code, stderr) = p1.end(Signal::INT);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("a peer may list 2 files at most"), "{stderr}");
+    tracker.end(Signal::TERM);
 }
 
 #[test]

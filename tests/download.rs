@@ -5,11 +5,17 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::fs::{File, Permissions};
+use std::ops::RangeInclusive;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use actix::Arbiter;
+use actix::{Actor, Arbiter};
+use enxame_actors::base::ByteRate;
+use enxame_actors::peer::RateLimits;
 use enxame_actors::peer::assembler::{Assembler, Begin, Handoff, Outcome, Output, Place, StopAssembling};
+use enxame_actors::peer::dialling::Dialling;
 use enxame_actors::peer::events::{JobError, JobEvent, SourceState};
 use enxame_actors::peer::source_connection::{
     Order, SourceConfig, SourceConnection, SourceFact, SourceReport,
@@ -176,9 +182,12 @@ struct Treatment {
     behaviour: Behaviour,
     /// Part of each reason.
     reason: &'static str,
-    /// Whether it is dialled again.
-    again: bool,
+    /// How often it is dialled.
+    dials: RangeInclusive<usize>,
 }
+
+const ONCE: RangeInclusive<usize> = 1..=1;
+const AGAIN: RangeInclusive<usize> = 2..=usize::MAX;
 
 /// The file arrives, the honest holder is never dropped, the bad one is, for its reason.
 fn the_file_arrives_beside(treatment: Treatment) {
@@ -201,57 +210,57 @@ fn the_file_arrives_beside(treatment: Treatment) {
             assert!(reason.contains(treatment.reason), "{:?}: {reason}", treatment.behaviour);
         }
         let dialled = connections(&bad.asked());
-        assert_eq!(dialled > 1, treatment.again, "{:?} was dialled {dialled} times", treatment.behaviour);
+        assert!(treatment.dials.contains(&dialled), "{:?} was dialled {dialled} times", treatment.behaviour);
     });
 }
 
 #[test]
 fn who_sends_a_flipped_bit_is_dropped_and_never_asked_again() {
     let (behaviour, reason) = (Behaviour::FlipBit(3), "sent wrong data (span 3)");
-    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+    the_file_arrives_beside(Treatment { behaviour, reason, dials: ONCE });
 }
 
 #[test]
 fn who_sends_another_file_is_dropped_and_never_asked_again() {
     let (behaviour, reason) = (Behaviour::OtherFile, "sent wrong data");
-    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+    the_file_arrives_beside(Treatment { behaviour, reason, dials: ONCE });
 }
 
 #[test]
-fn who_says_it_has_what_it_lacks_is_dropped_and_never_asked_again() {
+fn who_says_it_has_what_it_lacks_is_dropped_and_asked_again_after_a_pause_at_most() {
     let (behaviour, reason) = (Behaviour::FalseHave(Says::Complete, BTreeSet::new()), "does not have it");
-    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+    the_file_arrives_beside(Treatment { behaviour, reason, dials: 1..=3 });
 }
 
 #[test]
 fn who_sends_other_blocks_than_it_was_asked_for_is_dropped_and_never_asked_again() {
     let (behaviour, reason) = (Behaviour::WrongIndex, "blocks that were not asked for");
-    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+    the_file_arrives_beside(Treatment { behaviour, reason, dials: ONCE });
 }
 
 #[test]
 fn who_sends_blocks_that_nobody_asked_for_is_dropped_and_never_asked_again() {
     let (behaviour, reason) = (Behaviour::Unasked, "broke the protocol");
-    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+    the_file_arrives_beside(Treatment { behaviour, reason, dials: ONCE });
 }
 
 #[test]
 fn who_states_a_wrong_size_is_dropped_and_never_asked_again() {
     let (behaviour, reason) = (Behaviour::WrongSize, "states a wrong size (2097253 bytes)");
-    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+    the_file_arrives_beside(Treatment { behaviour, reason, dials: ONCE });
 }
 
 #[test]
 fn who_sends_a_wrong_manifest_is_dropped_and_never_asked_again() {
     let (behaviour, reason) = (Behaviour::WrongManifest, "sent a wrong manifest");
-    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+    the_file_arrives_beside(Treatment { behaviour, reason, dials: ONCE });
 }
 
 #[test]
 fn who_speaks_another_version_is_dropped_with_both_versions_named() {
     let (behaviour, reason) =
         (Behaviour::OtherVersion, "this is protocol version 2, bad (fake holder) speaks version 3");
-    the_file_arrives_beside(Treatment { behaviour, reason, again: false });
+    the_file_arrives_beside(Treatment { behaviour, reason, dials: ONCE });
 }
 
 /// Row 12 of SECURITY.md.
@@ -264,7 +273,6 @@ fn beside_nine_liars_the_one_honest_holder_delivers_and_is_never_dropped() {
             (Behaviour::OtherFile, "sent wrong data"),
             (Behaviour::WrongIndex, "blocks that were not asked for"),
             (Behaviour::Unasked, "broke the protocol"),
-            (Behaviour::FalseHave(Says::Complete, BTreeSet::new()), "does not have it"),
         ];
         let liars: Vec<_> = (0..9)
             .map(|n| {
@@ -294,13 +302,13 @@ fn beside_nine_liars_the_one_honest_holder_delivers_and_is_never_dropped() {
 #[test]
 fn who_is_busy_is_asked_again_when_it_said() {
     let (behaviour, reason) = (Behaviour::Busy(100), "is busy");
-    the_file_arrives_beside(Treatment { behaviour, reason, again: true });
+    the_file_arrives_beside(Treatment { behaviour, reason, dials: AGAIN });
 }
 
 #[test]
 fn who_hangs_up_before_its_greeting_is_dialled_again() {
     let (behaviour, reason) = (Behaviour::CloseAt(10), "in the middle of a message");
-    the_file_arrives_beside(Treatment { behaviour, reason, again: true });
+    the_file_arrives_beside(Treatment { behaviour, reason, dials: AGAIN });
 }
 
 #[test]
@@ -485,8 +493,9 @@ fn a_file_that_nobody_delivers_fails_with_the_reason_of_each_holder_and_keeps_wh
             assert_eq!(peer, expected_peer);
             assert!(why.contains(expected_why), "{peer}: {why}");
         }
-        for holder in &holders {
-            assert_eq!(connections(&holder.asked()), 1, "a liar is dialled once");
+        for (holder, (peer, behaviour, _)) in holders.iter().zip(&lies) {
+            let most = if matches!(behaviour, Behaviour::FalseHave(..)) { 4 } else { 1 };
+            assert!(connections(&holder.asked()) <= most, "{peer}: a liar is dialled once");
         }
         assert!(!to.join("x").exists());
         assert_eq!(part_files(&to).len(), 1, "a-flips has delivered some");
@@ -536,7 +545,7 @@ fn who_lies_costs_nothing_of_what_is_on_disk() {
 }
 
 #[test]
-fn a_holder_that_stays_silent_is_given_up_after_three_attempts() {
+fn a_holder_that_never_greets_is_given_up_after_two_attempts() {
     system_test(|test| async move {
         let content = Content::random(&mut test.rng(), 10);
         let silent = holder(&test, "silent", &content, Behaviour::Honest);
@@ -547,8 +556,83 @@ fn a_holder_that_stays_silent_is_given_up_after_three_attempts() {
         let told = fetch(&test, tracker.address(), vec![into_folder("x", &to)]).await;
         let why = "no greeting within 10 s".to_string();
         assert_eq!(undelivered(told.failed()), [("silent".into(), why.clone())]);
-        assert_eq!(told.dropped("silent"), [&why, &why, &why]);
-        assert_eq!(hole.traffic().connections, 3);
+        assert_eq!(told.dropped("silent"), [&why, &why]);
+        assert_eq!(hole.traffic().connections, 2);
+    });
+}
+
+// ---- holders that are lost and come back ----
+
+#[test]
+fn the_only_holder_that_restarts_is_found_again_when_it_has_registered() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN);
+        let only = holder(&test, "only", &content, Behaviour::Honest);
+        // Dead in the middle of the second span, and for the dials behind that.
+        let dies = Fault::to_client(Way::ends(SPAN as u64 * 3 / 2, End::Reset));
+        let script = [vec![dies], vec![Fault::refuse(); 2], vec![Fault::none()]].concat();
+        let proxy = FaultProxy::start(&test, only.address(), script);
+        let listed = candidate(&content, &["x"], vec![only.listed_at(proxy.address())]);
+        let tracker = tracker_of(&test, vec![listed.clone()]);
+        let to = test.folder();
+        let running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
+        proxy.until(|traffic| traffic.connections == 2).await;
+        tracker.change(|script| script.candidates.clear());
+        proxy.until(|traffic| traffic.connections == 3).await;
+        let asked = tracker.told().len();
+        tracker.until(|told| told.len() > asked + 1).await;
+        assert_eq!(proxy.traffic().connections, 3, "it is not dialled while nobody tells of it");
+        tracker.change(|script| script.candidates.push(listed));
+        let told = running.finish().await;
+        assert!(content.stands_at(&to.join("x")), "{:?}", told.0);
+        assert_sums_up(told.done());
+        assert_eq!(proxy.traffic().connections, 4);
+    });
+}
+
+#[test]
+fn a_holder_that_looks_at_its_file_anew_is_asked_again_for_it() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 24 * SPAN + 5);
+        let tracker = RealTracker::start(&test, NEVER);
+        let limits = RateLimits { upload: ByteRate::new(4 << 20), download: None };
+        let fill = |files: &Path| drop(content.write(files, "x"));
+        let only = RealPeer::start_limited(&test, tracker.address(), "only", limits, fill).await;
+        let served = only.files.join("x");
+        let to = test.folder();
+        let mut running = Running::start(&test, tracker.address(), vec![into_folder("x", &to)]);
+        // None of these changes a byte of it.
+        let touches: [&dyn Fn(); 3] = [
+            &|| std::fs::set_permissions(&served, Permissions::from_mode(0o600)).unwrap(),
+            &|| std::fs::hard_link(&served, only.files.parent().unwrap().join("linked")).unwrap(),
+            &|| File::options().append(true).open(&served).unwrap().set_modified(SystemTime::now()).unwrap(),
+        ];
+        for (number, touch) in touches.into_iter().enumerate() {
+            let so_far = 2 * (number + 1) as u64 * SPAN as u64;
+            let has_come = |event: &JobEvent| matches!(event, JobEvent::Progress(progress) if progress.have_bytes > so_far);
+            running.watched.until("some of it", has_come).await;
+            touch();
+        }
+        let told = running.finish().await;
+        assert!(content.stands_at(&to.join("x")), "{:?}", told.0);
+        assert_sums_up(told.done());
+        assert_eq!(told.lies("only"), Vec::<&str>::new());
+        only.stop().await;
+        tracker.stop().await;
+    });
+}
+
+#[test]
+fn a_holder_that_never_has_what_it_is_said_to_have_is_asked_a_few_times() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 3 * SPAN);
+        let other = Content::random(&mut test.rng(), 10);
+        let lacks = holder(&test, "lacks", &other, Behaviour::Honest);
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![lacks.listed()])]);
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &test.folder())]).await;
+        assert_eq!(undelivered(told.failed()), [("lacks".into(), "does not have it any more".into())]);
+        let asked = opened(&lacks.asked()).len();
+        assert!((2..=5).contains(&asked), "{asked} times");
     });
 }
 
@@ -733,6 +817,8 @@ fn an_answer_that_is_cut_at_any_byte_is_no_file() {
                 peer: "p1".parse().unwrap(),
                 address: holder.address(),
                 handoff: Handoff::to(assembler.clone().recipient()),
+                // Each time as if it was the first.
+                permits: (&Dialling::default().start()).into(),
                 facts: facts.clone(),
                 limiter: None,
             };

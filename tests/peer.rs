@@ -7,11 +7,16 @@ mod support;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::Duration;
 
 use actix::Arbiter;
-use enxame_actors::base::limits::{BUSY_RETRY, MAX_REQUEST_SPANS, MAX_UPLOAD_CONNECTIONS};
-use enxame_actors::base::{BlockRun, FileId};
+
+use enxame_actors::base::limits::{
+    BUSY_RETRY, MAX_GREETING_CONNECTIONS, MAX_REQUEST_SPANS, MAX_REQUESTS_IN_FLIGHT, MAX_UPLOAD_CONNECTIONS,
+    MAX_UPLOAD_CONNECTIONS_PER_ADDRESS, MAX_WAITING_REQUEST_BYTES,
+};
+use enxame_actors::base::{BlockRun, ByteRate, FileId};
 use enxame_actors::peer::events::{JobError, JobEvent};
 use enxame_actors::peer::library::{AwaitReady, Library, LibraryConfig, ListChanged, Stop, Subscribe};
 use enxame_actors::peer::tracker_link::{
@@ -28,7 +33,7 @@ use support::files::SPAN;
 use support::getter::{Heard, RawGetter, blocks, get, missing, open};
 use support::holder::Asked;
 use support::job::{Running, Watched, assert_sums_up, into_folder, part_files, what};
-use support::proxy::RefusingAddress;
+use support::proxy::{End, RefusingAddress, Way};
 use support::swarm::{NEVER, RealPeer, RealTracker, start_peer};
 use support::tracker::{Script, candidate};
 use support::{Behaviour, Content, FakeHolder, FakeTracker, Fault, FaultProxy, RawPeer, Test, system_test};
@@ -205,35 +210,123 @@ fn a_second_hello_ends_the_connection_with_a_reason() {
 }
 
 #[test]
+fn a_getter_that_has_too_many_requests_waiting_is_refused_with_a_reason() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 100);
+        let tracker = RealTracker::start(&test, NEVER);
+        let limits = RateLimits { upload: ByteRate::new(4096), download: None };
+        let fill = |files: &Path| drop(content.write(files, "small"));
+        let peer = RealPeer::start_limited(&test, tracker.address(), "p1", limits, fill).await;
+        let mut getter = RawGetter::greeted(&test, peer.peer.address()).await;
+        let one = get(&content, 0..1);
+        let mut frame = Vec::new();
+        enxame_actors::wire::encode(&one, &mut frame).unwrap();
+        getter.say(&vec![one; 2 * MAX_REQUESTS_IN_FLIGHT]).await;
+        assert_eq!(getter.hear().await, blocks(&content, 0), "what an honest getter has under way is little");
+        let too_many = MAX_WAITING_REQUEST_BYTES / frame.len() + 1000;
+        getter.say(&vec![get(&content, 0..1); too_many]).await;
+        let last = loop {
+            let heard = getter.hear().await;
+            if heard != blocks(&content, 0) {
+                break heard;
+            }
+        };
+        assert!(
+            matches!(&last, Heard::Message(FromHolder::Refused { refusal: Refusal::Limit, why }) if why.contains("requests")),
+            "{last:?}"
+        );
+        assert_eq!(getter.hear().await, Heard::End);
+        end(tracker, peer).await;
+    });
+}
+
+const HERE: [u8; 4] = [127, 0, 0, 1];
+const THERE: [u8; 4] = [127, 0, 0, 2];
+
+#[test]
 fn one_getter_too_many_is_told_to_come_back_and_is_served_when_another_has_gone() {
     system_test(|test| async move {
         let content = Content::random(&mut test.rng(), 10);
         let (tracker, peer) = serving(&test, std::slice::from_ref(&content)).await;
         let address = peer.peer.address();
+        let greeted = async |from| RawGetter::connect_from(&test, from, address).await.greets().await;
+        let is_turned_away = async |from| {
+            let mut one_more = greeted(from).await;
+            // A request that is on its way must not cost it the answer.
+            one_more.say(&[get(&content, 0..1)]).await;
+            match one_more.hear().await {
+                Heard::Message(FromHolder::Busy { retry_after_ms }) => {
+                    assert_eq!(retry_after_ms, BUSY_RETRY.as_millis() as u32);
+                    assert_eq!(one_more.hear().await, Heard::End);
+                    true
+                }
+                answer => {
+                    assert_eq!(answer, blocks(&content, 0));
+                    false
+                }
+            }
+        };
         let mut getters = Vec::new();
-        for _ in 0..MAX_UPLOAD_CONNECTIONS {
-            getters.push(RawGetter::greeted(&test, address).await);
+        for _ in 0..MAX_UPLOAD_CONNECTIONS_PER_ADDRESS {
+            getters.push(greeted(HERE).await);
         }
-        let mut one_more = RawGetter::greeted(&test, address).await;
-        // A request that is on its way must not cost it the answer.
-        one_more.say(&[get(&content, 0..1)]).await;
-        let busy = FromHolder::Busy { retry_after_ms: BUSY_RETRY.as_millis() as u32 };
-        assert_eq!(one_more.hear().await, Heard::Message(busy));
-        assert_eq!(one_more.hear().await, Heard::End);
+        assert!(is_turned_away(HERE).await, "one address has as many as it may");
+        for _ in MAX_UPLOAD_CONNECTIONS_PER_ADDRESS..MAX_UPLOAD_CONNECTIONS {
+            getters.push(greeted(THERE).await);
+        }
+        assert!(is_turned_away(THERE).await, "all are taken");
         for getter in getters.iter_mut().step_by(50) {
             getter.say(&[get(&content, 0..1)]).await;
             assert_eq!(getter.hear().await, blocks(&content, 0), "those who are there are served");
         }
         getters.pop();
-        loop {
-            let mut getter = RawGetter::greeted(&test, address).await;
-            getter.say(&[get(&content, 0..1)]).await;
-            match getter.hear().await {
-                Heard::Message(FromHolder::Busy { .. }) => {}
-                answer => break assert_eq!(answer, blocks(&content, 0)),
-            }
-        }
+        while is_turned_away(THERE).await {}
         drop(getters);
+        end(tracker, peer).await;
+    });
+}
+
+#[test]
+fn who_holds_a_place_and_asks_for_nothing_is_told_to_come_back_when_others_want_it() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 10);
+        let (tracker, peer) = serving(&test, std::slice::from_ref(&content)).await;
+        let address = peer.peer.address();
+        let mut idle = Vec::new();
+        for _ in 0..MAX_UPLOAD_CONNECTIONS_PER_ADDRESS {
+            idle.push(RawGetter::greeted(&test, address).await);
+        }
+        let mut elsewhere = RawGetter::connect_from(&test, THERE, address).await.greets().await;
+        let busy = || Heard::Message(FromHolder::Busy { retry_after_ms: BUSY_RETRY.as_millis() as u32 });
+        assert_eq!(RawGetter::greeted(&test, address).await.hear().await, busy());
+        for getter in &mut idle {
+            assert_eq!(getter.hear().await, busy());
+            assert_eq!(getter.hear().await, Heard::End);
+        }
+        elsewhere.say(&[get(&content, 0..1)]).await;
+        assert_eq!(elsewhere.hear().await, blocks(&content, 0), "its address has room");
+        end(tracker, peer).await;
+    });
+}
+
+#[test]
+fn of_those_who_do_not_greet_the_oldest_makes_room_and_nobody_who_greets_waits_for_them() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 10);
+        let (tracker, peer) = serving(&test, std::slice::from_ref(&content)).await;
+        let address = peer.peer.address();
+        let mut greeted = RawGetter::greeted(&test, address).await;
+        let mut silent = Vec::new();
+        for _ in 0..=MAX_GREETING_CONNECTIONS {
+            silent.push(RawGetter::connect(&test, address).await);
+        }
+        assert_eq!(silent[0].hear().await, Heard::End);
+        let mut late = RawGetter::greeted(&test, address).await;
+        for getter in [&mut greeted, &mut late] {
+            getter.say(&[get(&content, 0..1)]).await;
+            assert_eq!(getter.hear().await, blocks(&content, 0));
+        }
+        drop(silent);
         end(tracker, peer).await;
     });
 }
@@ -566,20 +659,29 @@ fn a_peer_is_patient_until_somebody_has_it() {
 }
 
 #[test]
-fn a_patient_job_tries_a_holder_again_that_it_had_given_up() {
+fn a_patient_job_tries_a_holder_again_that_it_had_given_up_once_it_has_registered_again() {
     system_test(|test| async move {
         let content = Content::random(&mut test.rng(), SPAN + 1);
         let holder = FakeHolder::start(&test, "far", std::slice::from_ref(&content), Behaviour::Honest);
-        // Three failures in a row give a holder up. The fourth connection is good.
-        let script = [vec![Fault::refuse(); 3], vec![Fault::none(); 100]].concat();
+        // It is cut off, and cannot be reached then.
+        let script =
+            [vec![Fault::to_client(Way::ends(SPAN as u64 / 2, End::Fin))], vec![Fault::refuse(); 2]].concat();
+        let script = [script, vec![Fault::none(); 100]].concat();
         let proxy = FaultProxy::start(&test, holder.address(), script);
-        let candidates = vec![candidate(&content, &["x"], vec![holder.listed_at(proxy.address())])];
-        let tracker = FakeTracker::start(&test, Script { candidates, ..Script::default() });
+        let listed = candidate(&content, &["x"], vec![holder.listed_at(proxy.address())]);
+        let tracker =
+            FakeTracker::start(&test, Script { candidates: vec![listed.clone()], ..Script::default() });
         let peer = RealPeer::start(&test, tracker.address(), "p1", |_| {}).await;
         let (events, mut watched) = Watched::start(&test);
         let job = peer.peer.fetch(vec![what("x")], false, events);
         let failed = watched.until("the failure", |event| matches!(event, JobEvent::Failed { .. })).await;
         assert!(matches!(&failed, JobEvent::Failed { error: JobError::Undelivered(_), .. }), "{failed:?}");
+        tracker.change(|script| script.candidates.clear());
+        let nobody =
+            |event: &JobEvent| matches!(event, JobEvent::Failed { error: JobError::NobodyHasIt, .. });
+        watched.until("that nobody has it", nobody).await;
+        assert_eq!(proxy.traffic().connections, 3);
+        tracker.change(|script| script.candidates.push(listed));
         watched.until("the file", |event| matches!(event, JobEvent::Done(_))).await;
         test.wait_for("the job", job.wait()).await;
         assert!(content.stands_at(&peer.files.join("x")));

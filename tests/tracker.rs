@@ -14,7 +14,8 @@ use enxame_actors::tracker::{
 };
 use enxame_actors::wire::tracker::{Candidate, FromTracker, Listing, ToTracker};
 use enxame_actors::wire::{Hello, ListDigest, Refusal, VERSION};
-use rig::{Speaker, Swarm, hear_all, story};
+use rig::{Speaker, Swarm, hear_all, refusal, story};
+use tokio::net::TcpSocket;
 
 /// An interval in which no test meets a CONFIRM that it does not expect.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -628,6 +629,65 @@ fn one_connection_too_many_is_told_so_and_there_is_room_when_one_has_ended() {
         drop(first);
         assert!(matches!(swarm.event().await, TrackerEvent::PeerLeft { .. }));
         swarm.greet("asker").await.who_has(named("a")).await;
+        swarm.end().await;
+    });
+}
+
+#[test]
+fn one_address_has_not_all_connections_and_is_told_so() {
+    story(|| async {
+        let limits = TrackerLimits { connections: 4, connections_per_address: 3, ..TrackerLimits::default() };
+        let swarm = Swarm::start_with(NEVER, limits);
+        let here: Vec<_> = [swarm.greet("a").await, swarm.greet("b").await, swarm.greet("c").await].into();
+        let mut one_more = swarm.connect().await;
+        assert!(matches!(one_more.hear().await, FromTracker::Hello(_)));
+        let (refusal, why) = refusal(one_more.hear().await);
+        assert!(refusal == Refusal::Limit && why.contains("from this address"), "{why}");
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+        let mut link = ControlLink::new(socket.connect(swarm.tracker.address).await.unwrap());
+        link.write(&[ToTracker::Hello(Hello::new(peer_id("elsewhere")))]).await.unwrap();
+        assert!(matches!(link.read().await.unwrap(), FromTracker::Hello(_)), "another one has room");
+        drop((here, link));
+        swarm.end().await;
+    });
+}
+
+#[test]
+fn of_a_thousand_reconnects_and_closes_in_any_order_the_last_registration_holds() {
+    story(|| async {
+        let mut rng = fastrand::Rng::with_seed(16);
+        let mut swarm = Swarm::start(NEVER);
+        let mut asker = swarm.greet("asker").await;
+        let mut old: Vec<Speaker> = Vec::new();
+        let mut present = swarm.join("p1", 1, 9, vec![listing("a", 1, true)]).await;
+        for turn in 0..1000 {
+            // The end of an older connection comes before, amid or behind the next registration: as a cut,
+            // as DISCONNECT, or late.
+            let mut next = swarm.greet("p1").await;
+            match rng.u8(..4) {
+                0 => old.push(present),
+                1 => drop(present),
+                2 => {
+                    present.say(ToTracker::Disconnect).await;
+                    drop(present);
+                }
+                _ => {
+                    old.push(present);
+                    old.swap_remove(rng.usize(..old.len()));
+                }
+            }
+            let answer =
+                next.ask(ToTracker::Register { instance: 1, port: 9, files: vec![listing("a", 1, true)] });
+            assert!(matches!(answer.await, FromTracker::Registered { .. }), "turn {turn}");
+            present = next;
+            assert_eq!(holders(&asker.who_has(named("a")).await), [("p1".into(), true)], "turn {turn}");
+        }
+        drop(old);
+        // All that is late has come when somebody who came behind it is answered.
+        swarm.greet("p2").await.who_has(named("a")).await;
+        assert_eq!(holders(&asker.who_has(named("a")).await), [("p1".into(), true)]);
+        drop(present);
         swarm.end().await;
     });
 }

@@ -17,6 +17,7 @@ use crate::base::FileId;
 use crate::content::folder::Folder;
 use crate::peer::assembler::Assembler;
 use crate::peer::block_server::BlockServer;
+use crate::peer::dialling::Dialling;
 use crate::peer::downloader::Downloader;
 use crate::peer::events::{JobError, JobEvent, SourceState};
 use crate::peer::library::Library;
@@ -49,7 +50,17 @@ macro_rules! mortal {
 }
 pub(crate) use mortal;
 
-mortal!(Library, Shelf, BlockServer, Trackers, TrackerLink, Downloader, Assembler, SourceConnection);
+mortal!(
+    Library,
+    Shelf,
+    BlockServer,
+    Dialling,
+    Trackers,
+    TrackerLink,
+    Downloader,
+    Assembler,
+    SourceConnection
+);
 
 /// Have those die that an actor has started.
 #[derive(Clone, Copy, Message)]
@@ -142,10 +153,11 @@ type Death = (&'static str, fn(&Peer));
 #[test]
 fn a_peer_of_which_an_actor_dies_says_which_and_ends_and_the_next_one_shares_again() {
     run(|| async {
-        let deaths: [Death; 5] = [
+        let deaths: [Death; 6] = [
             ("the library", |peer| peer.library.do_send(Die)),
             ("the shelf", |peer| peer.shelf.do_send(Die)),
             ("the block server", |peer| peer.server.do_send(Die)),
+            ("who permits dials", |peer| peer.dialling.do_send(Die)),
             ("who speaks with the trackers", |peer| peer.trackers.do_send(Die)),
             ("who speaks with the trackers", |peer| peer.trackers.do_send(Orphan::Links)),
         ];

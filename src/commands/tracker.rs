@@ -1,7 +1,7 @@
 //! `enxame tracker`: runs a tracker until a signal ends it.
 
 use actix::{Actor, Context, Handler};
-use enxame_actors::tracker::{self, TrackerConfig, TrackerEvent};
+use enxame_actors::tracker::{self, TrackerConfig, TrackerEvent, TrackerLimits};
 
 use super::in_system;
 use crate::cli::TrackerArgs;
@@ -14,11 +14,14 @@ use crate::ui::Ui;
 /// Runs a tracker.
 pub(crate) fn run(ui: &Ui, args: &TrackerArgs) -> Result<Exit, Failure> {
     let config = TrackerConfig { listen: args.listen, refresh_interval: args.refresh_interval };
+    let mut limits = TrackerLimits::default();
+    limits.catalogue.peers = args.max_peers;
+    limits.catalogue.files_per_peer = args.max_files_per_peer;
     in_system(async {
         let mut signals = Signals::listen()?;
         let events = Events { ui: ui.clone() }.start().recipient();
-        let tracker =
-            tracker::start(config, events).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        let tracker = tracker::start_with(config, limits, events)
+            .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         ui.ready("tracker", None, tracker.address, None);
         let broken = tokio::select! {
             () = signals.next() => None,

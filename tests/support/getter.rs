@@ -7,7 +7,7 @@ use enxame_actors::wire::frame::{BLOCKS_PREFIX_BYTES, FrameLimits};
 use enxame_actors::wire::peer::{FromHolder, ToHolder};
 use enxame_actors::wire::{FrameHeader, HEADER_BYTES, Hello};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::files::{Content, SPAN};
 use super::harness::Test;
@@ -37,9 +37,22 @@ impl RawGetter {
         RawGetter { test: test.clone(), stream, buffer: BytesMut::new() }
     }
 
+    /// Connects from this address of loopback, and says nothing.
+    pub async fn connect_from(test: &Test, from: [u8; 4], holder: SocketAddr) -> RawGetter {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((from, 0).into()).expect("all of 127.0.0.0/8 is ours");
+        let stream = socket.connect(holder).await.expect("a holder that listens");
+        RawGetter { test: test.clone(), stream, buffer: BytesMut::new() }
+    }
+
     /// Connects and greets.
     pub async fn greeted(test: &Test, holder: SocketAddr) -> RawGetter {
-        let mut getter = RawGetter::connect(test, holder).await;
+        RawGetter::connect(test, holder).await.greets().await
+    }
+
+    /// Greets.
+    pub async fn greets(self) -> RawGetter {
+        let mut getter = self;
         getter.say(&[ToHolder::Hello(Hello::new("raw".parse().expect("a peer id")))]).await;
         let hello = getter.hear().await;
         assert!(matches!(hello, Heard::Message(FromHolder::Hello(_))), "{hello:?}");

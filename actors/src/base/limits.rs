@@ -28,6 +28,9 @@ pub const MAX_SPANS: u64 = 65_536;
 pub const MAX_CONTROL_BYTES: usize = 1 << 20;
 /// Bytes of a control frame's body before HELLO is done: a stranger costs no more than this.
 pub const MAX_HELLO_BYTES: usize = 64 << 10;
+/// Bytes of a request to a holder: ids, numbers and no list, so that many connections that begin one and
+/// stop hold little.
+pub const MAX_REQUEST_BYTES: usize = 4 << 10;
 /// Nesting of MessagePack values: ours need eight (an address in an answer to WHO_HAS); rmp-serde's default of 1,024 is a way to overflow a stack.
 pub const MAX_DEPTH: usize = 16;
 /// Body bytes that fill a frame of a long list: half the limit, so that the last entry added never crosses it.
@@ -49,6 +52,9 @@ pub const MAX_ANSWER_NAMES: usize = 16;
 pub const MAX_REMEMBERED_FILES: usize = 1000;
 /// Holders that a job knows of before it takes no more from its sources: more than it will ever dial.
 pub const MAX_HEARD_HOLDERS: usize = 1000;
+/// Addresses of which a process remembers how dialling them went: more than it dials in ten minutes, unless
+/// it is told of very many that fail; then the oldest are forgotten.
+pub const MAX_DIALLED_ADDRESSES: usize = 4096;
 /// Bytes of the file of remembered holders: some hundreds per content as a rule; long names and many
 /// holders may not make more of it.
 pub const MAX_REMEMBERED_BYTES: usize = 4 << 20;
@@ -67,6 +73,10 @@ pub const MAX_CATALOGUE_ENTRIES: usize = 10_000_000;
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing moves is closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// From the header of a request to its end: it is one packet, unless somebody trickles.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The idle time of an upload, while others are turned away for want of room.
+pub const CROWDED_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A reader that takes nothing for this long is dropped.
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Opening a TCP connection.
@@ -92,9 +102,35 @@ pub const REPLACE_EVERY: Duration = Duration::from_secs(1);
 pub const REPLACE_EVERY_MAX: Duration = Duration::from_secs(30);
 /// A source that made room is dialled again after this time at the earliest.
 pub const MADE_ROOM_FOR: Duration = Duration::from_secs(60);
-/// How long a holder that cannot say yet whether it has a file (it has just started, or has no
-/// descriptors left) has a getter wait: longer than a getter waits, for its "no" is taken for good.
+/// How long a holder that cannot say yet whether it has a file, for it has just started, has a getter
+/// wait: longer than a getter waits, for its "no" counts against it.
 pub const OPEN_PATIENCE: Duration = Duration::from_secs(20);
+/// Dials in [`DIAL_WINDOW`] to an address at which no peer has greeted us: whoever tells us of holders can
+/// have us, and all others whom they tell, knock at a stranger's door, and not more often than this.
+pub const MAX_DIALS_IN_WINDOW: usize = 2;
+/// See [`MAX_DIALS_IN_WINDOW`].
+pub const DIAL_WINDOW: Duration = Duration::from_secs(60);
+/// Dials in a row that failed, after which an address is put off for [`DIAL_PUT_OFF`].
+pub const MAX_DIAL_FAILURES: u32 = 3;
+/// How long an address is put off, unless a tracker says that its peer has registered again.
+pub const DIAL_PUT_OFF: Duration = Duration::from_secs(600);
+/// How long a dial waits for another job's dial to the same address, and for the system to have
+/// descriptors again.
+pub const DIAL_PAUSE: Duration = Duration::from_secs(1);
+/// A job that would have to wait longer for its next dial to a holder gives the holder up.
+pub const MAX_DIAL_WAIT: Duration = Duration::from_secs(30);
+/// A holder that said that it does not have a file is asked again after this time, if a tracker says
+/// that it has: it may have looked at it anew. Doubled each time, up to [`MISSING_PAUSE_MAX`].
+pub const MISSING_PAUSE: Duration = Duration::from_secs(1);
+/// See [`MISSING_PAUSE`].
+pub const MISSING_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long a file goes on being looked for when its last holder was lost that had it a moment ago: a peer
+/// that restarts, or hashes a file that was touched, has it again by then.
+pub const LOST_PATIENCE: Duration = Duration::from_secs(8);
+/// A holder may prolong that so many times by saying again that it does not have the file.
+pub const MAX_LOST_PATIENCE: u32 = 3;
+/// How long a holder that has no descriptors left tries to open a file, before it says that it is busy.
+pub const DESCRIPTOR_PATIENCE: Duration = Duration::from_secs(2);
 /// No holder that can be reached has any of what is missing for this long: the download fails. Others
 /// that download it may lack the same parts, so that it stands still with all of them connected.
 pub const STANDSTILL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -139,8 +175,18 @@ pub const MAX_TRACKER_CONNECTIONS: usize = 20_000;
 pub const MAX_REFUSING_CONNECTIONS: usize = 64;
 /// Connections that wait to be accepted: a tracker's peers come back all at once.
 pub const LISTEN_BACKLOG: u32 = 1024;
+/// Of these, from one address: three in four, so that one machine does not shut all others out. An address
+/// may be a site behind a router, or a machine on which hundreds of peers are tried out.
+pub const MAX_TRACKER_CONNECTIONS_PER_ADDRESS: usize = MAX_TRACKER_CONNECTIONS / 4 * 3;
 /// Upload connections of one peer.
 pub const MAX_UPLOAD_CONNECTIONS: usize = 256;
+/// Of these, from one address; see [`MAX_TRACKER_CONNECTIONS_PER_ADDRESS`].
+pub const MAX_UPLOAD_CONNECTIONS_PER_ADDRESS: usize = MAX_UPLOAD_CONNECTIONS / 4 * 3;
+/// Connections of a holder on which HELLO is to come. They take no place among the uploads, and the oldest
+/// makes room for one more: who is honest greets at once.
+pub const MAX_GREETING_CONNECTIONS: usize = 1024;
+/// Bytes of requests that may wait for a holder on one connection: all that an honest getter has under way.
+pub const MAX_WAITING_REQUEST_BYTES: usize = 256 << 10;
 /// Uploads that are being sent at the same time; others wait for their turn, a span each. What many
 /// ask for at once comes to some of them early, who can pass it on, and not to all of them late.
 pub const MAX_SENDING_UPLOADS: usize = 8;
@@ -199,6 +245,8 @@ const _: () = assert!(
         && MIN_SPAN_BLOCKS * super::BLOCK_LEN_BYTES <= BATCH_BYTES as u64,
     "a job's sources must not hold more than its memory bound"
 );
+// GETs of 70 bytes or so, and the OPENs and PEERS between them.
+const _: () = assert!(MAX_WAITING_REQUEST_BYTES >= (2 * MAX_REQUESTS_IN_FLIGHT + MAX_PEERS_IN_FLIGHT) * 100);
 const _: () = assert!(OPEN_PATIENCE.as_secs() > SOURCE_DEAD_TIMEOUT.as_secs(), "see there");
 // A list frame that is full takes one more entry and stays below the limit.
 const _: () = assert!(LIST_FRAME_BYTES + MAX_NAME_BYTES + 256 < MAX_CONTROL_BYTES);

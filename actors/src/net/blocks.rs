@@ -89,10 +89,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.read_ahead_bytes = if is_small { READ_AHEAD_SMALL_BYTES } else { READ_AHEAD_BYTES };
     }
 
-    /// The next control message if all of it was read already. What is none is left to be met in its turn.
-    pub fn buffered_message<M: DeserializeOwned>(&mut self) -> Option<M> {
+    /// The next request if all of it was read already. What is none is left to be met in its turn.
+    pub fn buffered_request<M: DeserializeOwned>(&mut self) -> Option<M> {
         let bytes = self.buffer.first_chunk::<HEADER_BYTES>()?;
-        let Ok(FrameHeader::Control { len }) = FrameHeader::parse(*bytes, FrameLimits::CONTROL) else {
+        let Ok(FrameHeader::Control { len }) = FrameHeader::parse(*bytes, FrameLimits::REQUEST) else {
             return None;
         };
         let message = codec::decode(self.buffer.get(HEADER_BYTES..HEADER_BYTES + len)?).ok()?;
@@ -155,6 +155,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 }
 
 impl FrameReader<TcpStream> {
+    /// Bytes that have come and were not taken, in the socket and here.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub fn waiting_bytes(&self) -> Result<usize, LinkError> {
+        let in_socket = ioctl_fionread(&self.stream).map_err(io::Error::from)? as usize;
+        Ok(in_socket + self.buffer.len())
+    }
+
     /// Whether the next frame is one of `data_len` bytes of blocks, and has arrived to its end: then
     /// its header is taken, and taking the rest waits for nothing.
     ///

@@ -55,6 +55,15 @@ pub enum LinkError {
     /// What was being sent is not what it was; the rest of it is not sent.
     #[error("the file changed while it was sent")]
     FileChanged,
+    /// We have no descriptors left to serve the other side, and told it to come back.
+    #[error("no file can be opened: {0}")]
+    NoDescriptors(io::Error),
+    /// We closed it, for it held a place that others wanted, and asked for nothing.
+    #[error("it asked for nothing while others waited for a place")]
+    MadeRoom,
+    /// The other side asks for more than it may, and was told so.
+    #[error("the other side asked for too much: {0}")]
+    TooMuch(&'static str),
     /// The other side refused, and said why.
     #[error("{0}")]
     Refused(String),

@@ -1,7 +1,9 @@
 //! The actor that lets others fetch from us: it owns the listener, grants upload connections, and
 //! knows what was given to whom.
 
-use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,7 +13,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::base::limits::{MAX_SENDING_UPLOADS, MAX_UPLOAD_CONNECTIONS};
+use crate::base::limits::{
+    MAX_GREETING_CONNECTIONS, MAX_SENDING_UPLOADS, MAX_UPLOAD_CONNECTIONS, MAX_UPLOAD_CONNECTIONS_PER_ADDRESS,
+};
 use crate::base::{FileId, Geometry, PeerId, SpanSet};
 use crate::net::limiter::Limiter;
 use crate::net::listener::accept_until;
@@ -52,7 +56,12 @@ pub struct BlockServerConfig {
 /// Serves blocks to getters, one task per connection.
 pub struct BlockServer {
     config: BlockServerConfig,
-    uploads: usize,
+    /// Connections on which HELLO is to come, the oldest first, and what ends them.
+    greeting: BTreeMap<UploadId, CancellationToken>,
+    /// Those that were admitted, and from where.
+    uploads: HashMap<UploadId, IpAddr>,
+    from_address: HashMap<IpAddr, usize>,
+    crowded: watch::Sender<Crowded>,
     next_upload: u64,
     given: Given,
     turns: Arc<Semaphore>,
@@ -66,7 +75,10 @@ impl BlockServer {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let server = BlockServer {
             config,
-            uploads: 0,
+            greeting: BTreeMap::new(),
+            uploads: HashMap::new(),
+            from_address: HashMap::new(),
+            crowded: watch::Sender::new(Crowded::Nobody),
             next_upload: 0,
             given: Given::default(),
             turns: Arc::new(Semaphore::new(MAX_SENDING_UPLOADS)),
@@ -111,11 +123,10 @@ impl Handler<Accepted> for BlockServer {
     type Result = ();
 
     fn handle(&mut self, Accepted { stream, from }: Accepted, ctx: &mut Self::Context) {
-        let is_granted = self.uploads < MAX_UPLOAD_CONNECTIONS;
-        if is_granted {
-            self.uploads += 1;
-        } else {
-            log::info!("{from} is told to come back: {MAX_UPLOAD_CONNECTIONS} uploads are running");
+        if self.greeting.len() >= MAX_GREETING_CONNECTIONS
+            && let Some((_, oldest)) = self.greeting.pop_first()
+        {
+            oldest.cancel();
         }
         let id = UploadId(self.next_upload);
         self.next_upload += 1;
@@ -126,18 +137,20 @@ impl Handler<Accepted> for BlockServer {
             serving: self.config.serving.clone(),
             give: ctx.address().recipient(),
             closed: ctx.address().recipient(),
+            admit: ctx.address().recipient(),
+            crowded: self.crowded.subscribe(),
             turns: Arc::clone(&self.turns),
             limiter: self.config.limiter.clone(),
             growth: self.config.growth.clone(),
-            is_granted,
         };
-        let (server, stop) = (ctx.address().downgrade(), self.stop.clone());
+        let (server, stop) = (ctx.address().downgrade(), self.stop.child_token());
+        self.greeting.insert(id, stop.clone());
         let task = self.tasks.track_future(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = upload::serve(upload, stream) => {}
             }
-            if is_granted && let Some(server) = server.upgrade() {
+            if let Some(server) = server.upgrade() {
                 server.do_send(UploadEnded(id));
             }
         });
@@ -154,8 +167,69 @@ impl Handler<UploadEnded> for BlockServer {
     type Result = ();
 
     fn handle(&mut self, UploadEnded(id): UploadEnded, _: &mut Self::Context) {
-        self.uploads -= 1;
+        self.greeting.remove(&id);
+        let Some(from) = self.uploads.remove(&id) else { return };
+        if let Entry::Occupied(mut count) = self.from_address.entry(from) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         self.given.end(id);
+    }
+}
+
+/// Whose uploads hold places that others want: whoever asked last was turned away for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Crowded {
+    /// Whoever asked last was admitted.
+    Nobody,
+    /// Those from this address: it has as many as one may.
+    From(IpAddr),
+    /// All.
+    All,
+}
+
+impl Crowded {
+    /// Whether uploads to this address hold such places.
+    pub(super) fn by(self, address: IpAddr) -> bool {
+        self == Crowded::All || self == Crowded::From(address)
+    }
+}
+
+/// A getter has greeted: is there room for it? If not, it is told to come back.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub(super) struct Admit {
+    pub id: UploadId,
+    pub from: SocketAddr,
+}
+
+impl Handler<Admit> for BlockServer {
+    type Result = bool;
+
+    fn handle(&mut self, Admit { id, from }: Admit, _: &mut Self::Context) -> bool {
+        self.greeting.remove(&id);
+        let address = from.ip().to_canonical();
+        let from_there = self.from_address.get(&address).copied().unwrap_or(0);
+        let is_full = self.uploads.len() >= MAX_UPLOAD_CONNECTIONS;
+        let is_admitted = !is_full && from_there < MAX_UPLOAD_CONNECTIONS_PER_ADDRESS;
+        if is_admitted {
+            self.uploads.insert(id, address);
+            self.from_address.insert(address, from_there + 1);
+        }
+        let crowded = match (is_admitted, is_full) {
+            (true, _) => Crowded::Nobody,
+            (false, true) => Crowded::All,
+            (false, false) => Crowded::From(address),
+        };
+        let is_news = self.crowded.send_if_modified(|before| std::mem::replace(before, crowded) != crowded);
+        // Those who are turned away one after the other are logged once.
+        if !is_admitted && is_news {
+            let (count, whose) = if is_full { (self.uploads.len(), "") } else { (from_there, " from there") };
+            log::info!("{from} and more are told to come back: {count} uploads{whose} are running");
+        }
+        is_admitted
     }
 }
 

@@ -27,6 +27,7 @@ use crate::peer::assembler::{
     Assembler, Begin, Begun, Copy, Finish, Forget, Handoff, Outcome, Output, Place, Prepare, PrepareEach,
     Prepared, Publish, StopAssembling, StreamAdvanced,
 };
+use crate::peer::dialling::{DialPermits, RegisteredAgain};
 use crate::peer::events::{FileDone, JobError, JobEvent, SourceState};
 use crate::peer::job_file::{JobFile, PATIENCE_FIRST, PATIENCE_LONGEST, Stage, Target};
 use crate::peer::library::AddFile;
@@ -89,6 +90,8 @@ pub struct DownloaderConfig {
     pub lists: Recipient<ListFiles>,
     /// Who remembers the holders that were found without a tracker.
     pub memory: Recipient<Remember>,
+    /// Who permits dials.
+    pub permits: DialPermits,
     /// Who hears of finished files before anybody else, if we share them.
     pub library: Option<Recipient<AddFile>>,
     /// Who serves files while they are downloaded.
@@ -174,6 +177,7 @@ pub struct Downloader {
     tracker_of_many: Recipient<WhoHasEach>,
     lists: Recipient<ListFiles>,
     memory: Recipient<Remember>,
+    permits: DialPermits,
     library: Option<Recipient<AddFile>>,
     shelf: Recipient<Lend>,
     events: Recipient<JobEvent>,
@@ -239,6 +243,7 @@ impl Downloader {
             is_publishing: false,
             is_gathering: false,
             memory: config.memory,
+            permits: config.permits,
             library: config.library,
             shelf: config.shelf,
             events: config.events,
@@ -328,6 +333,11 @@ impl Downloader {
         // A job that was cancelled has given up its wants.
         let Some((what, to)) = self.wants[want].take() else { return };
         self.unresolved -= 1;
+        if let Ok(candidates) = &answer {
+            for file in self.files.iter().filter(|file| file.has_failed && file.what == what) {
+                file.note_unlisted(candidates, &mut self.holders);
+            }
+        }
         match choose(answer) {
             Ok(candidates) => {
                 let name = candidates.first().map(|first| name_of(&what, first));
@@ -426,6 +436,7 @@ impl Downloader {
         let mut file = JobFile::new(what, first.id, name, target, now);
         file.is_of_tree = is_of_tree;
         file.learn(candidates, &mut self.holders, now);
+        self.tell_who_is_back();
         if file.holder_count() == 0 {
             // Nobody but us: the size is all there is to learn.
             file.believe(first.size);
@@ -1221,6 +1232,7 @@ impl Downloader {
             us: self.us.clone(),
             peer: peer.clone(),
             address,
+            permits: self.permits.clone(),
             limiter: self.limiter.clone(),
             handoff: Handoff::to(assembler.clone().recipient()),
             facts,
@@ -1262,15 +1274,20 @@ impl Downloader {
         let lost_spans = self.plan.remove_source(id);
         if ending.is_lie() {
             log::warn!("{} at {} {ending}; it is not asked again for this job", source.peer, source.address);
-        } else if ending.is_failure() {
+        } else if ending.is_failure() || matches!(ending, Ending::NotMade(_)) {
             log::info!("{} at {} {ending} ({lost_spans} spans unfinished)", source.peer, source.address);
         }
-        if ending != Ending::NotNeeded {
+        if !matches!(ending, Ending::NotNeeded | Ending::PutOff(_)) {
             self.tell_source(&source, SourceState::Dropped { reason: ending.to_string() });
         }
         self.holders.ended(&source.peer, ending, now);
+        // It was there a moment ago, and may be back in a moment.
+        let is_lost = self.holders.is_lost(&source.peer);
         for index in self.fetching() {
             let file = self.file(index);
+            if is_lost && file.holder(&source.peer).is_some() {
+                file.be_patient(now);
+            }
             file.asked_open.remove(&id);
             if file.manifest_from == Some(id) {
                 file.manifest_from = None;
@@ -1303,7 +1320,7 @@ impl Downloader {
         self.plan.set_holding(id, index, None);
         let file = self.file(index);
         file.asked_open.remove(&id);
-        file.lose(&peer, Ending::Missing.to_string());
+        file.lose(&peer, Ending::Missing.to_string(), Instant::now());
         if file.manifest_from == Some(id) {
             file.manifest_from = None;
         }
@@ -1329,9 +1346,10 @@ impl Downloader {
         if self.believe_another(index, ctx) {
             return;
         }
-        let file = self.file(index);
+        let file = &self.files[index.0 as usize];
         if file.is_search_exhausted {
-            if self.sources.values().any(|source| source.asked_peers.contains(&index)) {
+            let is_asking = self.sources.values().any(|source| source.asked_peers.contains(&index));
+            if is_asking || file.is_patient(Instant::now()) {
                 return;
             }
             let reasons = self.files[index.0 as usize].reasons(&self.holders);
@@ -1370,9 +1388,13 @@ impl Downloader {
             // A tracker that is gone is no reason to give up sources that are there.
             file.is_search_exhausted = true;
             let is_news = match answer {
-                Ok(Ok(candidates)) => file.learn(&candidates, &mut job.holders, Instant::now()),
+                Ok(Ok(candidates)) => {
+                    file.note_unlisted(&candidates, &mut job.holders);
+                    file.learn(&candidates, &mut job.holders, Instant::now())
+                }
                 Ok(Err(_)) | Err(_) => false,
             };
+            job.tell_who_is_back();
             if !is_news {
                 job.ask_sources(index);
             }
@@ -1380,6 +1402,13 @@ impl Downloader {
             job.engage(index, ctx);
             job.check_hope(index, ctx);
         }));
+    }
+
+    /// Tells who permits dials of holders that trackers tell of again.
+    fn tell_who_is_back(&mut self) {
+        for address in self.holders.take_listed_again() {
+            self.permits.back.do_send(RegisteredAgain(address));
+        }
     }
 
     /// Asks the sources who else has a file: for the time when no tracker knows of others.
@@ -1422,6 +1451,7 @@ impl Downloader {
             if !self.file(index).is_one_of_many() && self.file(index).is_search_due(now) {
                 self.search(index, ctx);
             }
+            self.look_for_the_lost(index, now, ctx);
             self.hurry_manifest(index, now, ctx);
             self.tell_progress(index, now);
             self.check_standstill(index, now, ctx);
@@ -1434,6 +1464,15 @@ impl Downloader {
         });
     }
 
+    /// Of a file whose last holder was lost a moment ago, asks again who has it, and gives it up in the end.
+    fn look_for_the_lost(&mut self, index: FileIndex, now: Instant, ctx: &mut Context<Self>) {
+        let file = &mut self.files[index.0 as usize];
+        if file.is_lost_due(now) && !self.holders.any_hope(|peer| file.holder(peer).is_some()) {
+            file.is_search_exhausted &= !file.is_patient(now);
+            self.check_hope(index, ctx);
+        }
+    }
+
     /// Fails a file of which nobody who is connected has anything that is missing, for too long.
     fn check_standstill(&mut self, index: FileIndex, now: Instant, ctx: &mut Context<Self>) {
         let file = &self.files[index.0 as usize];
@@ -1442,6 +1481,7 @@ impl Downloader {
         // Who fails is dialled a few times and then given up, which has an end of its own.
         let is_awaited = self.plan.file(index).is_none_or(|plan| plan.in_flight().next().is_some())
             || self.sources.values().any(is_dialled)
+            || file.is_patient(now)
             || self.holders.any_put_off(is_holder, now);
         let file = &mut self.files[index.0 as usize];
         // A stream whose reader takes nothing waits for the reader, not for holders.
@@ -1599,6 +1639,7 @@ impl Handler<SourceReport> for Downloader {
             SourceFact::Connected => {
                 let Some(source) = self.sources.get_mut(&id) else { return };
                 source.is_connected = true;
+                self.holders.met(&source.peer);
                 let source = &self.sources[&id];
                 self.tell_source(source, SourceState::Connected);
                 self.is_gathering = true;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::base::limits::{LOST_PATIENCE, MAX_LOST_PATIENCE, MISSING_PAUSE, MISSING_PAUSE_MAX};
 use crate::base::{FileId, FileName, Geometry, PeerId, What};
 use crate::content::tree::Proof;
 use crate::peer::assembler::Place;
@@ -48,6 +49,16 @@ pub(super) enum Target {
     Stream(Option<Box<dyn Write + Send>>),
 }
 
+/// A holder that turned out not to have a file.
+struct Lost {
+    /// How that was found out.
+    why: String,
+    /// How often it said so itself.
+    times: u32,
+    /// From when on it is asked again if a tracker says that it has the file; else it is not.
+    again: Option<Instant>,
+}
+
 /// One file of a job.
 pub(super) struct JobFile {
     /// What was asked for, as it was typed.
@@ -86,8 +97,11 @@ pub(super) struct JobFile {
     pub manifest_asked: Instant,
     /// Who was asked what it has.
     pub asked_open: BTreeSet<SourceId>,
-    /// Holders that turned out not to have it, and how they said so.
-    lost: BTreeMap<PeerId, String>,
+    /// Holders that turned out not to have it.
+    lost: BTreeMap<PeerId, Lost>,
+    /// Until when it is looked for although there is no holder left, and when next.
+    patient_until: Option<Instant>,
+    next_look: Instant,
     pub delivered: BTreeMap<PeerId, u64>,
     pub fetched_bytes: u64,
     pub kept_bytes: u64,
@@ -102,6 +116,12 @@ pub(super) struct JobFile {
     pub is_search_exhausted: bool,
     next_search: Instant,
     search_wait: Duration,
+}
+
+impl Lost {
+    fn may_be_asked(&self, now: Instant) -> bool {
+        self.again.is_some_and(|at| now >= at)
+    }
 }
 
 impl JobFile {
@@ -129,6 +149,8 @@ impl JobFile {
             manifest_asked: now,
             asked_open: BTreeSet::new(),
             lost: BTreeMap::new(),
+            patient_until: None,
+            next_look: now,
             delivered: BTreeMap::new(),
             fetched_bytes: 0,
             kept_bytes: 0,
@@ -184,7 +206,7 @@ impl JobFile {
             for holder in &candidate.holders {
                 if !holders.learn(&holder.peer, holder.address, now) {
                     log::debug!("{} is said to be at {}: not dialled", holder.peer, holder.address);
-                } else if !self.lost.contains_key(&holder.peer) {
+                } else if self.lost.get(&holder.peer).is_none_or(|lost| lost.may_be_asked(now)) {
                     let claim = self.claims.entry(candidate.size).or_default();
                     is_news |= claim.insert(holder.peer.clone(), holder.complete).is_none();
                 }
@@ -194,6 +216,20 @@ impl JobFile {
             self.believe_most();
         }
         is_news
+    }
+
+    /// Notes which of its holders trackers do not tell of any more, if they tell of all.
+    pub(super) fn note_unlisted(&self, candidates: &[Candidate], holders: &mut Holders) {
+        let told = || candidates.iter().filter(|candidate| candidate.id == self.id);
+        // A holder that asks is counted, and not told of.
+        let is_whole = |candidate: &Candidate| candidate.holder_count as usize <= candidate.holders.len() + 1;
+        if told().all(is_whole) {
+            let is_told = |peer: &PeerId| {
+                told().flat_map(|candidate| &candidate.holders).any(|told| told.peer == *peer)
+            };
+            let known = self.claims.values().flat_map(BTreeMap::keys).chain(self.lost.keys());
+            known.filter(|peer| !is_told(peer)).for_each(|peer| holders.unlisted(peer));
+        }
     }
 
     /// Takes in what a source says of others that have this id. It counts less than what a tracker
@@ -265,11 +301,41 @@ impl JobFile {
         self.claims.get(&self.claim).into_iter().flat_map(BTreeMap::keys)
     }
 
-    /// A holder does not have it (any more), or not as it should be.
-    pub(super) fn lose(&mut self, peer: &PeerId, why: String) {
+    /// A holder says that it does not have it (any more). It may be about to look at it anew, so it is
+    /// asked again after a while, if a tracker tells of it.
+    pub(super) fn lose(&mut self, peer: &PeerId, why: String, now: Instant) {
         self.disclaim(peer);
-        self.lost.insert(peer.clone(), why);
+        let times = self.lost.get(peer).map_or(0, |lost| lost.times);
+        let pause = MISSING_PAUSE.saturating_mul(2u32.saturating_pow(times)).min(MISSING_PAUSE_MAX);
+        let lost = Lost { why, times: times.saturating_add(1), again: Some(now + pause) };
+        if lost.times <= MAX_LOST_PATIENCE {
+            self.be_patient(now);
+        }
+        self.lost.insert(peer.clone(), lost);
         self.is_search_exhausted = false;
+    }
+
+    /// A holder was lost that may be back soon: if it was the last one, the file is looked for a while.
+    pub(super) fn be_patient(&mut self, now: Instant) {
+        self.patient_until = Some(now + LOST_PATIENCE);
+    }
+
+    /// Whether it is looked for although there is no holder left.
+    pub(super) fn is_patient(&self, now: Instant) -> bool {
+        self.patient_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether it is time to look for a holder if there is none left, or to stop looking.
+    pub(super) fn is_lost_due(&mut self, now: Instant) -> bool {
+        let is_patient = self.is_patient(now);
+        let is_due = self.patient_until.is_some() && (!is_patient || now >= self.next_look);
+        if is_due {
+            self.next_look = now + MISSING_PAUSE;
+        }
+        if !is_patient {
+            self.patient_until = None;
+        }
+        is_due
     }
 
     /// Strikes a holder out, under whichever size it is entered.
@@ -290,7 +356,8 @@ impl JobFile {
         let (heard, stated): (BTreeMap<_, _>, BTreeMap<_, _>) =
             holders.into_iter().partition(|(peer, _)| self.heard.contains(peer));
         let why = format!("states a size ({} bytes) that it could not prove", self.claim);
-        self.lost.extend(stated.into_keys().map(|peer| (peer, why.clone())));
+        let lost = || Lost { why: why.clone(), times: 0, again: None };
+        self.lost.extend(stated.into_keys().map(|peer| (peer, lost())));
         self.believe_most();
         self.claims.entry(self.claim).or_default().extend(heard);
         self.proof = None;
@@ -302,7 +369,8 @@ impl JobFile {
 
     /// Why each holder did not deliver.
     pub(super) fn reasons(&self, holders: &Holders) -> Vec<(PeerId, String)> {
-        let mut reasons = self.lost.clone();
+        let mut reasons: BTreeMap<PeerId, String> =
+            self.lost.iter().map(|(peer, lost)| (peer.clone(), lost.why.clone())).collect();
         for peer in self.claims.values().flat_map(BTreeMap::keys) {
             if let Some(ending) = holders.ending(peer) {
                 reasons.insert(peer.clone(), ending.to_string());

@@ -4,6 +4,7 @@
 
 pub mod assembler;
 pub mod block_server;
+pub mod dialling;
 pub mod downloader;
 pub mod events;
 pub mod gather;

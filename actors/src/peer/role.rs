@@ -18,6 +18,7 @@ use crate::content::folder::Folder;
 use crate::content::part::Unfinished;
 use crate::net::{Limiter, TrackerAddress};
 use crate::peer::block_server::{BlockServer, BlockServerConfig, Serving, StopServing};
+use crate::peer::dialling::Dialling;
 use crate::peer::downloader::{AwaitJob, CancelJob, Destination, Downloader, DownloaderConfig, Want};
 use crate::peer::events::JobEvent;
 use crate::peer::library::{
@@ -105,6 +106,7 @@ pub struct Peer {
     pub(crate) trackers: Addr<Trackers>,
     pub(crate) shelf: Addr<Shelf>,
     pub(crate) server: Addr<BlockServer>,
+    pub(crate) dialling: Addr<Dialling>,
     threads: DataThreads,
     /// The limit on all its downloads, of whatever job.
     download: Option<Limiter>,
@@ -156,6 +158,7 @@ impl Peer {
             trackers,
             shelf,
             server,
+            dialling: Dialling::default().start(),
             threads,
             download: download.map(Limiter::new),
         };
@@ -261,6 +264,7 @@ impl Peer {
             tracker_of_many: self.trackers.clone().recipient(),
             lists: self.trackers.clone().recipient(),
             memory: self.trackers.clone().recipient(),
+            permits: (&self.dialling).into(),
             library: Some(self.library.clone().recipient()),
             shelf: self.shelf.clone().recipient(),
             events,
@@ -278,6 +282,7 @@ impl Peer {
                 ("the library", self.library.connected()),
                 ("the shelf", self.shelf.connected()),
                 ("the block server", self.server.connected()),
+                ("who permits dials", self.dialling.connected()),
                 ("who speaks with the trackers", self.trackers.send(HasAllLinks).await.unwrap_or(false)),
             ] {
                 if !lives {
@@ -418,6 +423,7 @@ impl Fetch {
             tracker_of_many: trackers.clone().recipient(),
             lists: trackers.clone().recipient(),
             memory: trackers.clone().recipient(),
+            permits: (&Dialling::default().start()).into(),
             library: None,
             shelf: shelf.clone().recipient(),
             events,

@@ -10,9 +10,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
 
-use crate::base::limits::{ACCEPT_BACKOFF, OPEN_PATIENCE};
 use crate::base::{FileId, FileName, SpanIndex, SpanSet};
 use crate::content::part::PartData;
 use crate::content::tree::Proof;
@@ -119,16 +117,16 @@ impl Actor for Shelf {
     type Context = Context<Self>;
 }
 
-/// Open a file to serve it; `None`: we have nothing of it (any more).
+/// Open a file to serve it; [`OpenError::Missing`]: we have nothing of it (any more).
 #[derive(Message)]
-#[rtype(result = "Option<Served>")]
+#[rtype(result = "Result<Served, OpenError>")]
 pub struct Open {
     /// The content.
     pub id: FileId,
 }
 
 impl Handler<Open> for Shelf {
-    type Result = ResponseFuture<Option<Served>>;
+    type Result = ResponseFuture<Result<Served, OpenError>>;
 
     fn handle(&mut self, Open { id }: Open, _: &mut Self::Context) -> Self::Result {
         let part = self.parts.get(&id).filter(|(_, part)| part.is_unchanged());
@@ -137,24 +135,16 @@ impl Handler<Open> for Shelf {
         Box::pin(async move {
             // The library first: what it has is whole.
             let whole = match library {
-                Some(library) => open_whole(&library, id).await.map(Served::Whole),
-                None => None,
+                // Without a library we are about to end.
+                Some(library) => library.send(OpenFile { id }).await.unwrap_or(Err(OpenError::Missing)),
+                None => Err(OpenError::Missing),
             };
-            whole.or(ours)
+            match (whole, ours) {
+                (Ok(whole), _) => Ok(Served::Whole(whole)),
+                (Err(_), Some(ours)) => Ok(ours),
+                (Err(error), None) => Err(error),
+            }
         })
-    }
-}
-
-/// Opens a file of the library. While the system refuses (no descriptors left), it is tried again as
-/// long as a getter waits: a "no" would be taken for good.
-async fn open_whole(library: &Recipient<OpenFile>, id: FileId) -> Option<Arc<SharedFile>> {
-    let deadline = Instant::now() + OPEN_PATIENCE;
-    loop {
-        match library.send(OpenFile { id }).await {
-            Ok(Ok(file)) => return Some(file),
-            Ok(Err(OpenError::Io(_))) if Instant::now() < deadline => sleep(ACCEPT_BACKOFF).await,
-            Ok(Err(_)) | Err(_) => return None,
-        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::base::{FileId, Geometry, PeerId, SpanIndex, SpanSet};
 use crate::content::tree::SpanHash;
 use crate::net::limiter::Limiter;
 use crate::peer::assembler::{Handoff, Outcome};
+use crate::peer::dialling::DialPermits;
 use crate::peer::source_task::SourceTask;
 use crate::plan::{Ending, FileIndex, Request, SourceId};
 use crate::wire::tracker::Holder;
@@ -35,6 +36,8 @@ pub struct SourceConfig {
     pub peer: PeerId,
     /// Where.
     pub address: SocketAddr,
+    /// Whether it may be dialled now.
+    pub permits: DialPermits,
     /// The limit on all downloads together.
     pub limiter: Option<Limiter>,
     /// Where spans go.

@@ -4,10 +4,13 @@
 //! handed-over buffer may be on its way while the next is read: two buffers per source, no more.
 
 use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Instant;
 
 use actix::Recipient;
+use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
@@ -20,8 +23,9 @@ use crate::net::blocks::{FrameReader, send_messages};
 use crate::net::link::LinkError;
 use crate::net::{dial, greeting};
 use crate::peer::assembler::{Handoff, SpansArrived, Verdict};
+use crate::peer::dialling::{DialEnded, MayDial};
 use crate::peer::source_connection::{Order, SourceConfig, SourceFact, TaskFact};
-use crate::plan::{Ending, FileIndex, Request};
+use crate::plan::{DialEnd, Ending, FileIndex, Request};
 use crate::wire::Hello;
 use crate::wire::frame::{FrameHeader, FrameLimits};
 use crate::wire::peer::{FromHolder, ToHolder};
@@ -99,10 +103,31 @@ impl SourceTask {
         }
     }
 
-    /// Dials and greets; or why this is not the peer that is wanted.
+    /// Dials and greets, if its address may be dialled; or why this is not the peer that is wanted.
     async fn connect(&self) -> Result<Result<Talk, Ending>, LinkError> {
+        let (address, permits) = (self.config.address, &self.config.permits);
+        // Without who permits it, the process is ending.
+        if let Ok(Err(wait)) = permits.may_dial.send(MayDial(address)).await {
+            return Ok(Err(Ending::PutOff(wait)));
+        }
+        let mut permit = DialPermit { ended: &permits.ended, address, end: DialEnd::LeftOff };
+        let connected = self.connect_now().await;
+        permit.end = match &connected {
+            Ok(Ok(_)) => DialEnd::Greeted,
+            Ok(Err(Ending::NotMade(_))) => DialEnd::NotMade,
+            Ok(Err(_)) | Err(_) => DialEnd::Failed,
+        };
+        drop(permit);
+        if let Ok(Ok(talk)) = &connected {
+            talk.tell(SourceFact::Connected).await;
+        }
+        connected
+    }
+
+    async fn connect_now(&self) -> Result<Result<Talk, Ending>, LinkError> {
         let stream = match dial(self.config.address).await {
             Ok(stream) => stream,
+            Err(error) if is_ours(&error) => return Ok(Err(Ending::NotMade(error.to_string()))),
             Err(error) => return Ok(Err(Ending::Unreachable(error.to_string()))),
         };
         let (hello, stream, read) = greeting::greet(stream, Hello::new(self.config.us.clone())).await?;
@@ -123,9 +148,29 @@ impl SourceTask {
             waiting_since: Instant::now(),
             scratch: Vec::new(),
         };
-        talk.tell(SourceFact::Connected).await;
         Ok(Ok(talk))
     }
+}
+
+/// A dial that is being made; dropped, it tells what came of it.
+struct DialPermit<'a> {
+    ended: &'a Recipient<DialEnded>,
+    address: SocketAddr,
+    end: DialEnd,
+}
+
+impl Drop for DialPermit<'_> {
+    fn drop(&mut self) {
+        self.ended.do_send(DialEnded { address: self.address, end: self.end });
+    }
+}
+
+/// Whether a dial failed for want of something of ours, before anything went out.
+fn is_ours(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| {
+        [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL].contains(&errno)
+    })
 }
 
 fn ending_of(error: LinkError) -> Ending {
@@ -139,6 +184,9 @@ fn ending_of(error: LinkError) -> Ending {
         | LinkError::WriteStall(_)
         | LinkError::Idle(_)
         | LinkError::NoHello(_)
+        | LinkError::NoDescriptors(_)
+        | LinkError::MadeRoom
+        | LinkError::TooMuch(_)
         | LinkError::FileChanged => Ending::Cut(error.to_string()),
     }
 }

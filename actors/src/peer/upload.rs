@@ -3,6 +3,7 @@
 //! Between two requests it tells which spans of partial files have come meanwhile.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream};
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,13 +11,15 @@ use std::time::Instant;
 
 use actix::Recipient;
 use bytes::Bytes;
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 
 use crate::base::limits::{
-    BUSY_RETRY, HAVE_EVERY, IDLE_TIMEOUT, MANIFEST_FRAME_SPANS, MAX_OPEN_FILES_PER_UPLOAD, MAX_REQUEST_SPANS,
-    MAX_SMALL_READ_FILES, MIN_SPAN_BLOCKS, TURN_TIMEOUT,
+    ACCEPT_BACKOFF, BUSY_RETRY, CROWDED_IDLE_TIMEOUT, DESCRIPTOR_PATIENCE, HAVE_EVERY, IDLE_TIMEOUT,
+    MANIFEST_FRAME_SPANS, MAX_OPEN_FILES_PER_UPLOAD, MAX_REQUEST_SPANS, MAX_SMALL_READ_FILES,
+    MAX_WAITING_REQUEST_BYTES, MIN_SPAN_BLOCKS, REQUEST_TIMEOUT, TURN_TIMEOUT,
 };
 use crate::base::{BlockRun, FileId, Geometry, PeerId, SpanIndex, SpanSet};
 use crate::content::part::PartData;
@@ -25,8 +28,8 @@ use crate::net::greeting;
 use crate::net::limiter::Limiter;
 use crate::net::link::{LinkError, write_all};
 use crate::net::reached::seen_by;
-use crate::peer::block_server::{Closed, Give, Gives, Serving};
-use crate::peer::library::{ReadSmall, Suspect};
+use crate::peer::block_server::{Admit, Closed, Crowded, Give, Gives, Serving};
+use crate::peer::library::{OpenError, ReadSmall, Suspect};
 use crate::peer::shelf::{Open, Served, spans_bytes};
 use crate::peer::trackers::HoldersOf;
 use crate::plan::UploadId;
@@ -43,14 +46,16 @@ pub(super) struct Upload {
     /// Who knows what was given to whom.
     pub give: Recipient<Give>,
     pub closed: Recipient<Closed>,
+    /// Who knows whether there is room for it.
+    pub admit: Recipient<Admit>,
+    /// Whether others are turned away for want of room.
+    pub crowded: watch::Receiver<Crowded>,
     /// The turns of those who send.
     pub turns: Arc<Semaphore>,
     /// The limit on all uploads together.
     pub limiter: Option<Limiter>,
     /// Changes whenever a partial file has got a span.
     pub growth: watch::Receiver<u64>,
-    /// Whether there is room for it; else it is told to come back.
-    pub is_granted: bool,
 }
 
 /// Serves one getter until it goes or errs.
@@ -66,8 +71,12 @@ pub(super) async fn serve(upload: Upload, stream: StdTcpStream) {
 async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
     let stream = TcpStream::from_std(stream)?;
     stream.set_nodelay(true)?;
+    // What may wait and some more, so that too much is seen; else the kernel keeps megabytes for each.
+    set_socket_recv_buffer_size(&stream, 2 * MAX_WAITING_REQUEST_BYTES).map_err(io::Error::from)?;
     let reached_at = stream.local_addr()?.ip().to_canonical();
     let (getter, stream, read) = greeting::answer(stream, Hello::new(upload.us.clone())).await?;
+    // Who admits is gone when we are about to end.
+    let is_admitted = upload.admit.send(Admit { id: upload.id, from: upload.from }).await.unwrap_or(false);
     let mut connection = Connection {
         reader: FrameReader::new(stream, read, IDLE_TIMEOUT),
         getter: getter.peer,
@@ -81,9 +90,8 @@ async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
         frames: Vec::new(),
         scratch: Vec::new(),
     };
-    if !connection.upload.is_granted {
-        let retry_after_ms = BUSY_RETRY.as_millis() as u32;
-        return connection.answer(&[FromHolder::Busy { retry_after_ms }]).await;
+    if !is_admitted {
+        return connection.say_busy().await;
     }
     log::debug!("{} fetches from {}", connection.getter, connection.upload.from);
     loop {
@@ -155,16 +163,37 @@ impl Connection {
         if let Some(next) = self.next.pop_front() {
             return Ok(Some(next));
         }
-        let header = tokio::select! {
-            header = timeout(IDLE_TIMEOUT, self.reader.header(FrameLimits::CONTROL)) => {
-                header.map_err(|_| LinkError::Idle(IDLE_TIMEOUT))??
-            }
-            () = grown(&mut self.upload.growth, self.tell_from), if !self.told.is_empty() => {
-                return Ok(None);
+        if self.reader.waiting_bytes()? > MAX_WAITING_REQUEST_BYTES {
+            let why = "more requests wait on this connection than a getter may have under way";
+            return self.refuse_as(Refusal::Limit, why, LinkError::TooMuch(why)).await.map(|()| None);
+        }
+        let since = Instant::now();
+        let header = loop {
+            let from = self.upload.from.ip().to_canonical();
+            let is_crowded = self.upload.crowded.borrow_and_update().by(from);
+            let idle = if is_crowded { CROWDED_IDLE_TIMEOUT } else { IDLE_TIMEOUT };
+            tokio::select! {
+                header = timeout_at((since + idle).into(), self.reader.header(FrameLimits::REQUEST)) => {
+                    match header {
+                        Ok(header) => break header?,
+                        Err(_) if is_crowded => {
+                            self.say_busy().await?;
+                            return Err(LinkError::MadeRoom);
+                        }
+                        Err(_) => return Err(LinkError::Idle(IDLE_TIMEOUT)),
+                    }
+                }
+                () = grown(&mut self.upload.growth, self.tell_from), if !self.told.is_empty() => {
+                    return Ok(None);
+                }
+                Ok(()) = self.upload.crowded.changed() => {}
             }
         };
         match header {
-            FrameHeader::Control { len } => Ok(Some(self.reader.message(len).await?)),
+            FrameHeader::Control { len } => {
+                let request = timeout(REQUEST_TIMEOUT, self.reader.message(len)).await;
+                Ok(Some(request.map_err(|_| LinkError::Idle(REQUEST_TIMEOUT))??))
+            }
             FrameHeader::Blocks { .. } => Err(LinkError::Unexpected("BLOCKS")),
         }
     }
@@ -209,12 +238,27 @@ impl Connection {
 
     /// Says why the connection ends, and ends it.
     async fn refuse(&mut self, why: &'static str) -> Result<(), LinkError> {
-        self.answer(&[FromHolder::Refused { refusal: Refusal::Protocol, why: why.into() }]).await?;
-        Err(LinkError::Unexpected(why))
+        self.refuse_as(Refusal::Protocol, why, LinkError::Unexpected(why)).await
+    }
+
+    async fn refuse_as(
+        &mut self,
+        refusal: Refusal,
+        why: &'static str,
+        error: LinkError,
+    ) -> Result<(), LinkError> {
+        self.answer(&[FromHolder::Refused { refusal, why: why.into() }]).await?;
+        Err(error)
+    }
+
+    /// Says that the getter is to come back later.
+    async fn say_busy(&mut self) -> Result<(), LinkError> {
+        let retry_after_ms = BUSY_RETRY.as_millis() as u32;
+        self.answer(&[FromHolder::Busy { retry_after_ms }]).await
     }
 
     async fn open(&mut self, id: FileId, wants_manifest: bool) -> Result<(), LinkError> {
-        let Some(file) = self.file(id).await else {
+        let Some(file) = self.file(id).await? else {
             return self.answer(&[FromHolder::Missing { id }]).await;
         };
         let manifest = if wants_manifest { file.proof().manifest() } else { &[] };
@@ -238,7 +282,7 @@ impl Connection {
     async fn get_small(&mut self, first: SmallGet) -> Result<(), LinkError> {
         let mut gets = VecDeque::from([first]);
         while gets.len() < MAX_SMALL_READ_FILES
-            && let Some(request) = self.next.pop_front().or_else(|| self.reader.buffered_message())
+            && let Some(request) = self.next.pop_front().or_else(|| self.reader.buffered_request())
         {
             match SmallGet::of(&request) {
                 Some(get) => gets.push_back(get),
@@ -291,7 +335,7 @@ impl Connection {
     }
 
     async fn get(&mut self, id: FileId, run: BlockRun, is_fresh: bool) -> Result<(), LinkError> {
-        let Some(file) = self.file(id).await else {
+        let Some(file) = self.file(id).await? else {
             return self.answer(&[FromHolder::Missing { id }]).await;
         };
         // A run that does not fit the file comes from a getter that was told another size.
@@ -401,7 +445,10 @@ impl Connection {
     }
 
     /// The file, if we have any of it (still).
-    async fn file(&mut self, id: FileId) -> Option<Served> {
+    ///
+    /// # Errors
+    /// See [`Connection::open_anew`].
+    async fn file(&mut self, id: FileId) -> Result<Option<Served>, LinkError> {
         if let Some(position) = self.opened.iter().position(|(opened, _)| *opened == id) {
             let entry = self.opened.remove(position);
             // A part that was given up meanwhile may be there again, or the whole file.
@@ -409,19 +456,45 @@ impl Connection {
                 return self.open_anew(id).await;
             }
             self.opened.push(entry);
-            return self.opened.last().map(|(_, file)| file.clone());
+            return Ok(self.opened.last().map(|(_, file)| file.clone()));
         }
         self.open_anew(id).await
     }
 
-    async fn open_anew(&mut self, id: FileId) -> Option<Served> {
-        let file = self.upload.serving.open.send(Open { id }).await.ok()??;
+    /// Opens a file. If there are no descriptors left, those that we keep open here are given back, and it
+    /// is tried again for a while.
+    ///
+    /// # Errors
+    /// It was in vain, and the getter is told to come back.
+    async fn open_anew(&mut self, id: FileId) -> Result<Option<Served>, LinkError> {
+        let deadline = Instant::now() + DESCRIPTOR_PATIENCE;
+        let file = loop {
+            match self.upload.serving.open.send(Open { id }).await {
+                Ok(Ok(file)) => break file,
+                Ok(Err(OpenError::Io(error))) => {
+                    while !self.opened.is_empty() {
+                        self.close_oldest();
+                    }
+                    if Instant::now() >= deadline {
+                        self.say_busy().await?;
+                        return Err(LinkError::NoDescriptors(error));
+                    }
+                    sleep(ACCEPT_BACKOFF).await;
+                }
+                // Who opens is gone when we are about to end.
+                Ok(Err(OpenError::Missing)) | Err(_) => return Ok(None),
+            }
+        };
         if self.opened.len() == MAX_OPEN_FILES_PER_UPLOAD {
-            let (id, _) = self.opened.remove(0);
-            self.upload.closed.do_send(Closed { by: self.upload.id, id });
+            self.close_oldest();
         }
         self.opened.push((id, file.clone()));
-        Some(file)
+        Ok(Some(file))
+    }
+
+    fn close_oldest(&mut self) {
+        let (id, _) = self.opened.remove(0);
+        self.upload.closed.do_send(Closed { by: self.upload.id, id });
     }
 }
 

@@ -4,13 +4,17 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::base::SpanIndex;
-use crate::base::limits::MADE_ROOM_FOR;
+use crate::base::limits::{DIAL_PAUSE, MADE_ROOM_FOR, MAX_DIAL_WAIT};
 
 /// Why a source is not asked any more; it says so once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// It could not be reached.
     Unreachable(String),
+    /// It was not dialled, for we have no descriptor or no port for it.
+    NotMade(String),
+    /// It was not dialled: dials to its address failed, and the next one may be made after this time.
+    PutOff(Duration),
     /// The connection ended or failed before all was delivered.
     Cut(String),
     /// It moved nothing for so long although it was asked.
@@ -65,11 +69,15 @@ impl Ending {
                 }
                 Policy::AgainAfter(RETRY_FIRST * 2u32.pow(failures.saturating_sub(1)))
             }
+            Ending::NotMade(_) => Policy::AgainAfter(DIAL_PAUSE),
+            Ending::PutOff(wait) if *wait > MAX_DIAL_WAIT => Policy::Never,
+            Ending::PutOff(wait) => Policy::AgainAfter(*wait),
             Ending::Busy(_) if failures >= MAX_BUSY => Policy::Never,
             Ending::Busy(wait) => Policy::AgainAfter(*wait),
             Ending::MadeRoom => Policy::AgainAfter(MADE_ROOM_FOR),
+            // It may have other files, and is asked for those.
+            Ending::Missing => Policy::AgainAfter(Duration::ZERO),
             Ending::Refused(_)
-            | Ending::Missing
             | Ending::WrongSpan(_)
             | Ending::WrongManifest
             | Ending::WrongSize { .. }
@@ -80,7 +88,10 @@ impl Ending {
 
     /// Whether the source is to blame, so that it counts against it when it happens again and again.
     pub fn is_failure(&self) -> bool {
-        !matches!(self, Ending::MadeRoom | Ending::NotNeeded)
+        !matches!(
+            self,
+            Ending::NotMade(_) | Ending::PutOff(_) | Ending::Missing | Ending::MadeRoom | Ending::NotNeeded
+        )
     }
 
     /// Whether the source told an untruth, rather than failed: worth a warning in the log.
@@ -96,6 +107,10 @@ impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Ending::Unreachable(why) => write!(f, "cannot be reached: {why}"),
+            Ending::NotMade(why) => write!(f, "could not be dialled: {why}"),
+            Ending::PutOff(wait) => {
+                write!(f, "failed a moment ago, and is not dialled again for {} s", wait.as_secs().max(1))
+            }
             Ending::Cut(why) => f.write_str(why),
             Ending::Stalled(time) => write!(f, "sent nothing for {} s", time.as_secs()),
             Ending::Busy(_) => f.write_str("is busy"),
@@ -139,6 +154,11 @@ mod tests {
         }
         assert!(!Ending::MadeRoom.is_failure() && !Ending::MadeRoom.is_lie());
         assert_eq!(Ending::MadeRoom.policy(99), Policy::AgainAfter(MADE_ROOM_FOR), "however often");
+        for ours in [Ending::NotMade("no descriptors".into()), Ending::PutOff(DIAL_PAUSE)] {
+            assert!(!ours.is_failure(), "it is not to blame");
+            assert_eq!(ours.policy(99), Policy::AgainAfter(DIAL_PAUSE));
+        }
+        assert_eq!(Ending::PutOff(2 * MAX_DIAL_WAIT).policy(0), Policy::Never, "too long for a job");
         let busy = Ending::Busy(Duration::from_secs(2));
         assert_eq!(busy.policy(29), Policy::AgainAfter(Duration::from_secs(2)));
         assert_eq!(busy.policy(30), Policy::Never, "busy for ever");

@@ -12,7 +12,7 @@ use std::ops::Range;
 use crate::base::{FileId, Geometry, SpanSet};
 
 /// One upload connection; never used again for another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UploadId(pub u64);
 
 /// What this holder has given of each file, to the getters that are connected.

@@ -24,8 +24,14 @@ pub enum DialState {
 struct Entry {
     address: SocketAddr,
     state: DialState,
+    /// Whether it has greeted us.
+    is_met: bool,
     /// Failures since it last delivered.
     failures: u32,
+    /// Dials in a row that we could not make.
+    unmade: u32,
+    /// Whether trackers did not tell of it, who had before.
+    is_unlisted: bool,
     /// How it last ended.
     ending: Option<Ending>,
 }
@@ -36,12 +42,17 @@ pub struct Holders {
     us: PeerId,
     listens_on: SocketAddr,
     entries: BTreeMap<PeerId, Entry>,
+    /// Where those are who are told of again, and have not been asked about.
+    listed_again: Vec<SocketAddr>,
 }
+
+/// Dials that we cannot make, one after the other, until a holder is given up: half a minute of them.
+const MAX_UNMADE: u32 = 30;
 
 impl Holders {
     /// No holders yet, for a job of this peer, which listens there itself.
     pub fn new(us: PeerId, listens_on: SocketAddr) -> Holders {
-        Holders { us, listens_on, entries: BTreeMap::new() }
+        Holders { us, listens_on, entries: BTreeMap::new(), listed_again: Vec::new() }
     }
 
     /// Enters what is said of a holder; it can be dialled at once if it is new or has moved. False, and
@@ -50,13 +61,41 @@ impl Holders {
         if *peer == self.us || why_not(address, self.listens_on).is_some() {
             return false;
         }
-        let fresh = Entry { address, state: DialState::Ready(now), failures: 0, ending: None };
+        let fresh = Entry {
+            address,
+            state: DialState::Ready(now),
+            is_met: false,
+            failures: 0,
+            unmade: 0,
+            is_unlisted: false,
+            ending: None,
+        };
         let entry = self.entries.entry(peer.clone()).or_insert_with(|| fresh.clone());
         // A new address is a new process: what the old one did is not held against it.
         if entry.address != address && entry.state != DialState::Connected {
             *entry = fresh;
+        } else if std::mem::take(&mut entry.is_unlisted) {
+            entry.failures = 0;
+            let is_lie = entry.ending.as_ref().is_some_and(Ending::is_lie);
+            if entry.state != DialState::Connected && !is_lie {
+                entry.state = DialState::Ready(now);
+                self.listed_again.push(address);
+            }
         }
         true
+    }
+
+    /// Trackers do not tell of a holder that they did tell of: when they do so again, it has registered
+    /// again, or shares again, and what it failed at before is not held against it.
+    pub fn unlisted(&mut self, peer: &PeerId) {
+        if let Some(entry) = self.entries.get_mut(peer) {
+            entry.is_unlisted = true;
+        }
+    }
+
+    /// Where those are who have been told of again since this was last asked.
+    pub fn take_listed_again(&mut self) -> Vec<SocketAddr> {
+        std::mem::take(&mut self.listed_again)
     }
 
     /// Enters what a source says of another holder, if nothing is known of it yet. False if nothing is
@@ -85,6 +124,22 @@ impl Holders {
         Some((peer, entry.address))
     }
 
+    /// A holder has greeted us.
+    pub fn met(&mut self, peer: &PeerId) {
+        if let Some(entry) = self.entries.get_mut(peer) {
+            entry.is_met = true;
+        }
+    }
+
+    /// Whether a holder was there once, and is given up now because it is not there any more.
+    pub fn is_lost(&self, peer: &PeerId) -> bool {
+        let is_gone = |entry: &Entry| {
+            matches!(entry.ending, Some(Ending::Unreachable(_) | Ending::Cut(_) | Ending::Stalled(_)))
+        };
+        let entry = self.entries.get(peer).filter(|entry| entry.is_met && is_gone(entry));
+        entry.is_some_and(|entry| entry.state == DialState::GivenUp)
+    }
+
     /// A source delivered something: earlier failures are forgiven.
     pub fn delivered(&mut self, peer: &PeerId) {
         if let Some(entry) = self.entries.get_mut(peer) {
@@ -96,11 +151,16 @@ impl Holders {
     pub fn ended(&mut self, peer: &PeerId, ending: Ending, now: Instant) {
         let Some(entry) = self.entries.get_mut(peer) else { return };
         entry.failures += u32::from(ending.is_failure());
+        entry.unmade = if matches!(ending, Ending::NotMade(_)) { entry.unmade + 1 } else { 0 };
         entry.state = match ending.policy(entry.failures) {
+            _ if entry.unmade >= MAX_UNMADE => DialState::GivenUp,
             Policy::AgainAfter(wait) => DialState::Ready(now + wait),
             Policy::Never => DialState::GivenUp,
         };
-        entry.ending = Some(ending);
+        // That it is put off says less than why.
+        if entry.ending.is_none() || !matches!(ending, Ending::PutOff(_)) {
+            entry.ending = Some(ending);
+        }
     }
 
     /// A later attempt begins: who failed may be well again. Who lied stays given up.
@@ -191,6 +251,7 @@ fn is_at(address: SocketAddr, listener: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::limits::MAX_DIAL_WAIT;
     use std::time::Duration;
 
     fn address(port: u16) -> SocketAddr {
@@ -311,7 +372,7 @@ mod tests {
         let mut holders = holders();
         for (number, (peer, ending)) in [
             ("dead", Ending::Unreachable("refused".into())),
-            ("gone", Ending::Missing),
+            ("gone", Ending::PutOff(2 * MAX_DIAL_WAIT)),
             ("liar", Ending::WrongManifest),
         ]
         .into_iter()
@@ -332,6 +393,56 @@ mod tests {
         let (dead, _) = holders.dial(|peer| peer.as_str() == "dead", now, &mut rng).unwrap();
         holders.ended(&dead, Ending::Cut("cut".into()), now);
         assert!(holders.any_hope(|peer| *peer == dead), "its failures begin anew");
+    }
+
+    #[test]
+    fn who_is_told_of_again_is_dialled_again_and_who_lied_is_not() {
+        let now = Instant::now();
+        let mut rng = fastrand::Rng::with_seed(4);
+        let mut holders = holders();
+        let [dead, liar]: [PeerId; 2] = ["dead", "liar"].map(|id| id.parse().unwrap());
+        for (number, (peer, ending)) in
+            [(&dead, Ending::PutOff(2 * MAX_DIAL_WAIT)), (&liar, Ending::WrongManifest)]
+                .into_iter()
+                .enumerate()
+        {
+            holders.learn(peer, address(number as u16 + 1), now);
+            assert!(holders.dial(|other| other == peer, now, &mut rng).is_some());
+            holders.ended(peer, ending, now);
+            holders.learn(peer, address(number as u16 + 1), now);
+            assert!(!holders.any_hope(|other| other == peer), "they have told of it all the time");
+            holders.unlisted(peer);
+            assert!(!holders.any_hope(|other| other == peer));
+            holders.learn(peer, address(number as u16 + 1), now);
+        }
+        assert_eq!(holders.dial(|_| true, now, &mut rng), Some((dead, address(1))));
+        assert_eq!(holders.dial(|_| true, now, &mut rng), None);
+        assert_eq!(holders.take_listed_again(), [address(1)]);
+        assert_eq!(holders.take_listed_again(), []);
+    }
+
+    #[test]
+    fn that_we_cannot_dial_is_not_held_against_a_holder_until_it_lasts() {
+        let mut now = Instant::now();
+        let mut rng = fastrand::Rng::with_seed(5);
+        let mut holders = holders();
+        let p: PeerId = "p".parse().unwrap();
+        holders.learn(&p, address(1), now);
+        let mut fail = |holders: &mut Holders, ending: Ending| {
+            assert!(holders.dial(|_| true, now, &mut rng).is_some());
+            holders.ended(&p, ending, now);
+            now += Duration::from_secs(60);
+        };
+        for _ in 0..MAX_UNMADE - 1 {
+            fail(&mut holders, Ending::NotMade("no descriptors".into()));
+        }
+        fail(&mut holders, Ending::Cut("cut".into()));
+        fail(&mut holders, Ending::Cut("cut".into()));
+        assert!(holders.any_hope(|_| true), "these were two failures");
+        for _ in 0..MAX_UNMADE {
+            fail(&mut holders, Ending::NotMade("no descriptors".into()));
+        }
+        assert!(!holders.any_hope(|_| true));
     }
 
     #[test]

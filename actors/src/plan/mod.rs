@@ -5,6 +5,7 @@
 mod backoff;
 pub mod catalogue;
 pub mod confirmation;
+mod dials;
 mod ending;
 mod file;
 mod given;
@@ -20,6 +21,7 @@ mod texts;
 mod told;
 
 pub use backoff::Backoff;
+pub use dials::{DialEnd, Dials};
 pub use ending::{Ending, Policy};
 pub use file::{Choice, FilePlan, Holding};
 pub use given::{Given, UploadId};

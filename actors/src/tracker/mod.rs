@@ -24,8 +24,9 @@ mod scheduler;
 mod session;
 mod socket;
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +40,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::base::limits::{
     HEALTH_CHECK_EVERY, LISTEN_BACKLOG, MAX_CONNECTIONS_HAVING_TURN, MAX_REFUSING_CONNECTIONS,
-    MAX_TRACKER_CONNECTIONS, MIN_REFRESH_INTERVAL, SHUTDOWN_STEP_TIMEOUT,
+    MAX_TRACKER_CONNECTIONS, MAX_TRACKER_CONNECTIONS_PER_ADDRESS, MIN_REFRESH_INTERVAL,
+    SHUTDOWN_STEP_TIMEOUT,
 };
 use crate::net::listener::accept_until;
 use crate::plan::catalogue::{Catalogue, CatalogueLimits, ConnectionId};
@@ -63,13 +65,19 @@ pub struct TrackerConfig {
 pub struct TrackerLimits {
     /// Connections of peers and askers.
     pub connections: usize,
+    /// Of these, from one address.
+    pub connections_per_address: usize,
     /// Caps of the catalogue.
     pub catalogue: CatalogueLimits,
 }
 
 impl Default for TrackerLimits {
     fn default() -> TrackerLimits {
-        TrackerLimits { connections: MAX_TRACKER_CONNECTIONS, catalogue: CatalogueLimits::default() }
+        TrackerLimits {
+            connections: MAX_TRACKER_CONNECTIONS,
+            connections_per_address: MAX_TRACKER_CONNECTIONS_PER_ADDRESS,
+            catalogue: CatalogueLimits::default(),
+        }
     }
 }
 
@@ -172,6 +180,8 @@ pub fn start_with(
             connections: TaskTracker::new(),
         }),
         slots: Arc::new(Semaphore::new(limits.connections)),
+        connections_per_address: limits.connections_per_address,
+        from_address: HashMap::new(),
         refusals: Arc::new(Semaphore::new(MAX_REFUSING_CONNECTIONS)),
         full: false,
         next_connection: 0,
@@ -206,19 +216,39 @@ fn own_hello() -> Hello {
     Hello::new("tracker".parse().expect("these are letters"))
 }
 
-/// A place among the connections; it is free again when this is dropped.
-type Slot = OwnedSemaphorePermit;
+/// A place among all connections, and among those from one address; they are free again when this is
+/// dropped.
+type Slot = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 /// Starts a session per connection, and orders the shutdown.
 struct Tracker {
     shared: Arc<Shared>,
     slots: Arc<Semaphore>,
+    connections_per_address: usize,
+    /// The places of each address from which there are connections, or were a while ago.
+    from_address: HashMap<IpAddr, Arc<Semaphore>>,
     refusals: Arc<Semaphore>,
     /// Whether the last connection found no slot: a flood is logged once.
     full: bool,
     next_connection: u64,
     actors: TaskTracker,
     _alive: TaskTrackerToken,
+}
+
+impl Tracker {
+    /// A place for a connection from there, or why there is none.
+    fn take_slot(&mut self, from: IpAddr) -> Result<Slot, &'static str> {
+        let full = |_| "this tracker has as many connections as it takes; try again later";
+        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(full)?;
+        let most = self.connections_per_address;
+        // Addresses that have gone are forgotten when they are more than there are connections.
+        if self.from_address.len() > self.shared.connections.len() {
+            self.from_address.retain(|_, places| places.available_permits() < most);
+        }
+        let places = self.from_address.entry(from).or_insert_with(|| Arc::new(Semaphore::new(most)));
+        let full = |_| "this tracker has as many connections from this address as it takes; try again later";
+        Ok((slot, Some(Arc::clone(places).try_acquire_owned().map_err(full)?)))
+    }
 }
 
 impl Actor for Tracker {
@@ -261,17 +291,22 @@ impl Handler<Accepted> for Tracker {
     fn handle(&mut self, Accepted { stream, from }: Accepted, _: &mut Context<Tracker>) {
         // Both fail only for a connection that is closed already.
         let (Ok(reached), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { return };
-        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-            if !self.full {
-                self.full = true;
-                log::warn!("{from} and more are refused: this tracker has as many connections as it takes");
+        let slot = match self.take_slot(from.ip().to_canonical()) {
+            Ok(slot) => slot,
+            Err(why) => {
+                if !self.full {
+                    self.full = true;
+                    log::warn!("{from} and more are refused: {why}");
+                }
+                if let Ok(slot) = Arc::clone(&self.refusals).try_acquire_owned() {
+                    let refusing = socket::refuse_for_want_of_room(stream, why, (slot, None));
+                    let stop = self.shared.stop.clone();
+                    self.shared
+                        .connections
+                        .spawn_local(async move { stop.run_until_cancelled(refusing).await });
+                }
+                return;
             }
-            if let Ok(slot) = Arc::clone(&self.refusals).try_acquire_owned() {
-                let refusing = socket::refuse_for_want_of_room(stream, slot);
-                let stop = self.shared.stop.clone();
-                self.shared.connections.spawn_local(async move { stop.run_until_cancelled(refusing).await });
-            }
-            return;
         };
         self.full = false;
         let connection = ConnectionId(self.next_connection);

@@ -204,7 +204,7 @@ mod tests {
         let (theirs, ours) = duplex(pipe_bytes);
         let from = ([10, 0, 0, 1], 9).into();
         let connection = Connection { id: ConnectionId(1), from, reached_at: from.ip() };
-        let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let slot = (Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(), None);
         let shared = Arc::new(Shared {
             registry,
             turns: Semaphore::new(1),

@@ -170,9 +170,12 @@ async fn take_turn(turns: &Semaphore) -> SemaphorePermit<'_> {
 }
 
 /// Tells a connection for which there is no slot that it has to come again.
-pub(super) async fn refuse_for_want_of_room(stream: impl AsyncRead + AsyncWrite + Unpin, _slot: Slot) {
+pub(super) async fn refuse_for_want_of_room(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    why: &'static str,
+    _slot: Slot,
+) {
     let mut link = ControlLink::new(stream);
-    let why = "this tracker has as many connections as it takes; try again later";
     if link.write(&[FromTracker::Hello(own_hello()), refused(Refusal::Limit, why)]).await.is_ok() {
         link.finish().await;
     }

@@ -1,6 +1,6 @@
 //! Frames: the header in front of every message, and what it may say.
 
-use crate::base::limits::{MAX_CONTROL_BYTES, MAX_HELLO_BYTES};
+use crate::base::limits::{MAX_CONTROL_BYTES, MAX_HELLO_BYTES, MAX_REQUEST_BYTES};
 
 /// Bytes of a frame's header: `u32` length of the body, `u8` kind.
 pub const HEADER_BYTES: usize = 5;
@@ -23,6 +23,8 @@ pub struct FrameLimits {
 impl FrameLimits {
     /// Before HELLO is done.
     pub const HELLO: FrameLimits = FrameLimits { control_bytes: MAX_HELLO_BYTES, blocks_bytes: 0 };
+    /// Requests to a holder.
+    pub const REQUEST: FrameLimits = FrameLimits { control_bytes: MAX_REQUEST_BYTES, blocks_bytes: 0 };
     /// Control messages only.
     pub const CONTROL: FrameLimits = FrameLimits { control_bytes: MAX_CONTROL_BYTES, blocks_bytes: 0 };
 
