@@ -111,26 +111,22 @@ impl SourceTask {
             return Ok(Err(Ending::PutOff(wait)));
         }
         let mut permit = DialPermit { ended: &permits.ended, address, end: DialEnd::LeftOff };
-        let connected = self.connect_now().await;
-        permit.end = match &connected {
-            Ok(Ok(_)) => DialEnd::Greeted,
-            Ok(Err(Ending::NotMade(_))) => DialEnd::NotMade,
-            Ok(Err(_)) | Err(_) => DialEnd::Failed,
-        };
-        drop(permit);
-        if let Ok(Ok(talk)) = &connected {
-            talk.tell(SourceFact::Connected).await;
-        }
-        connected
-    }
-
-    async fn connect_now(&self) -> Result<Result<Talk, Ending>, LinkError> {
-        let stream = match dial(self.config.address).await {
+        let stream = match dial(address).await {
             Ok(stream) => stream,
-            Err(error) if is_ours(&error) => return Ok(Err(Ending::NotMade(error.to_string()))),
-            Err(error) => return Ok(Err(Ending::Unreachable(error.to_string()))),
+            Err(error) if is_ours(&error) => {
+                permit.end = DialEnd::NotMade;
+                return Ok(Err(Ending::NotMade(error.to_string())));
+            }
+            Err(error) => {
+                permit.end = DialEnd::Failed;
+                return Ok(Err(Ending::Unreachable(error.to_string())));
+            }
         };
-        let (hello, stream, read) = greeting::greet(stream, Hello::new(self.config.us.clone())).await?;
+        let greeted = greeting::greet(stream, Hello::new(self.config.us.clone())).await;
+        // Whoever it is that greets, it is the address of a peer.
+        permit.end = if greeted.is_ok() { DialEnd::Greeted } else { DialEnd::Failed };
+        drop(permit);
+        let (hello, stream, read) = greeted?;
         if hello.peer != self.config.peer {
             let why = format!("{} answers at its address", hello.peer);
             return Ok(Err(Ending::Unreachable(why)));
@@ -148,6 +144,7 @@ impl SourceTask {
             waiting_since: Instant::now(),
             scratch: Vec::new(),
         };
+        talk.tell(SourceFact::Connected).await;
         Ok(Ok(talk))
     }
 }
