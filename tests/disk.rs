@@ -618,7 +618,7 @@ fn of_a_file_that_changes_while_it_is_served_no_receiver_accepts_a_byte() {
         let mut now = Content::random(&mut rng, 40 * SPAN);
         let peer = RealPeer::start(&test, tracker.address(), "p1", |files| drop(now.write(files, "x"))).await;
         let (mut served, mut spoilt, mut changes, mut done, mut slowest) = (0, 0, 0, 0, Duration::ZERO);
-        let mut hashed_again = 0;
+        let (mut hashed_again, mut fetches) = (0, Vec::new());
         while served < SPANS {
             let how = [Change::InPlace, Change::Truncated, Change::Replaced][changes % 3];
             tracker.until("what is there now", "x", |found| is_held(found, now.id)).await;
@@ -668,10 +668,14 @@ fn of_a_file_that_changes_while_it_is_served_no_receiver_accepts_a_byte() {
             let old = before.id.to_string();
             tracker.until("that it is withdrawn", &old, |found| !is_held_by(found, before.id, "p1")).await;
             slowest = slowest.max(at.elapsed());
+            // What is gone is looked for some seconds more, and the next change does not wait for that.
+            fetches.push((before, to, fetching));
+        }
+        for (before, to, fetching) in fetches {
             let told = fetching.finish().await;
             match told.all_done()[..] {
                 [_] => {
-                    assert!(before.stands_at(&to.join("x")), "another content under the name of {old}");
+                    assert!(before.stands_at(&to.join("x")), "another content under its name: {told:?}");
                     done += 1;
                 }
                 _ => assert_eq!(visible_files(&to), Vec::<PathBuf>::new(), "{told:?}"),

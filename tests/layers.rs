@@ -219,11 +219,16 @@ fn each_test_that_security_md_names_is_there() {
     let mut count = 0;
     for row in rows {
         let tests = row.rsplit(" | ").next().unwrap_or(row).split('`').skip(1).step_by(2);
+        let (scripts, tests): (Vec<&str>, Vec<&str>) = tests.partition(|name| name.contains('/'));
         // Others are names of fuzz targets, which are folders.
-        let (tests, targets): (Vec<&str>, Vec<&str>) = tests.partition(|name| name.matches('_').count() > 2);
+        let (tests, targets): (Vec<&str>, Vec<&str>) =
+            tests.into_iter().partition(|name| name.matches('_').count() > 2);
         assert!(!tests.is_empty(), "no test: {row}");
         for test in tests {
             assert!(text.contains(&format!("fn {test}(")), "there is no test {test}");
+        }
+        for script in scripts {
+            assert!(root.join(script).is_file(), "there is no {script}");
         }
         for target in targets {
             assert!(root.join("fuzz/corpus").join(target).is_dir(), "there is no target {target}");
