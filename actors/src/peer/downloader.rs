@@ -1016,7 +1016,9 @@ impl Downloader {
             wasted_bytes: file.wasted_bytes,
             sources: file.shares(),
         }));
-        self.file(index).delivered.clear();
+        let file = self.file(index);
+        file.forget_holders();
+        file.delivered.clear();
         self.copy_on(index, ctx);
         self.advance_queue(ctx);
         self.end_if_over(ctx);
@@ -1162,7 +1164,6 @@ impl Downloader {
 
     fn over(&mut self, index: FileIndex) {
         self.set_stage(index, Stage::Over);
-        self.file(index).forget_holders();
         self.plan.remove_file(index);
         if let Some(assembler) = &self.assembler {
             assembler.do_send(Forget { file: index });

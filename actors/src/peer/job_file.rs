@@ -418,7 +418,7 @@ impl JobFile {
         }
     }
 
-    /// It is over: forgets who holds it. A folder has many files, and a job lives as long as the last.
+    /// It is done: forgets who holds it. A folder has many files, and a job lives as long as the last.
     pub(super) fn forget_holders(&mut self) {
         self.claims.clear();
         self.heard.clear();

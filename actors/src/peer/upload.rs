@@ -84,6 +84,7 @@ async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
         upload,
         opened: Vec::new(),
         told: Vec::new(),
+        idle_since: Instant::now(),
         tell_from: Instant::now(),
         is_slow: false,
         next: VecDeque::new(),
@@ -97,6 +98,7 @@ async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
     loop {
         if let Some(request) = connection.request().await? {
             connection.handle(request).await?;
+            connection.idle_since = Instant::now();
         }
         connection.tell_growth().await?;
     }
@@ -121,6 +123,8 @@ struct Connection {
     opened: Vec<(FileId, Served)>,
     /// Partial files that the getter opened, and the spans of them that it was told of.
     told: Vec<(FileId, Arc<PartData>, SpanSet)>,
+    /// When the last request was answered: while others want its place, what it is told of does not keep it.
+    idle_since: Instant,
     /// From when on it may be told of more.
     tell_from: Instant,
     /// Whether the getter did not take the last span within its turn.
@@ -171,9 +175,10 @@ impl Connection {
         let header = loop {
             let from = self.upload.from.ip().to_canonical();
             let is_crowded = self.upload.crowded.borrow_and_update().by(from);
-            let idle = if is_crowded { CROWDED_IDLE_TIMEOUT } else { IDLE_TIMEOUT };
+            let until =
+                if is_crowded { self.idle_since + CROWDED_IDLE_TIMEOUT } else { since + IDLE_TIMEOUT };
             tokio::select! {
-                header = timeout_at((since + idle).into(), self.reader.header(FrameLimits::REQUEST)) => {
+                header = timeout_at(until.into(), self.reader.header(FrameLimits::REQUEST)) => {
                     match header {
                         Ok(header) => break header?,
                         Err(_) if is_crowded => {
