@@ -77,7 +77,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     ///
     /// # Errors
     /// A header over the limits.
-    pub fn buffered_header(&mut self, limits: FrameLimits) -> Result<Option<FrameHeader>, LinkError> {
+    fn buffered_header(&mut self, limits: FrameLimits) -> Result<Option<FrameHeader>, LinkError> {
         let Some(bytes) = self.buffer.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
         let header = FrameHeader::parse(*bytes, limits)?;
         self.buffer.advance(HEADER_BYTES);
@@ -227,18 +227,6 @@ pub struct Blocks<'a> {
 
 /// Where blocks go out.
 pub trait BlocksSink {
-    /// Sends one BLOCKS frame.
-    ///
-    /// # Errors
-    /// As [`BlocksSink::send_part`].
-    fn send_blocks(
-        &mut self,
-        blocks: Blocks<'_>,
-        is_good: impl Fn() -> bool,
-    ) -> impl Future<Output = Result<(), LinkError>> {
-        self.send_part(blocks, 0..blocks.len, is_good)
-    }
-
     /// Sends these bytes of the data of one BLOCKS frame; its parts are sent one behind the other, and
     /// the first one brings the header. The frame's last block is held back until `is_good` was asked, so that a file
     /// that changed meanwhile makes a frame that never ends, and not one with wrong bytes.
@@ -325,7 +313,8 @@ mod tests {
             for (n, len) in sizes.into_iter().enumerate() {
                 send_messages(&mut server, &[n as u32], &mut Vec::new()).await.unwrap();
                 let (first_block, offset) = (n as u64, n as u64);
-                server.send_blocks(Blocks { first_block, file: &file, offset, len }, || true).await.unwrap();
+                let blocks = Blocks { first_block, file: &file, offset, len };
+                server.send_part(blocks, 0..len, || true).await.unwrap();
             }
             server.shutdown().await.unwrap();
         };
@@ -356,7 +345,7 @@ mod tests {
             tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let mut server = server.unwrap().0;
         let blocks = Blocks { first_block: 0, file: &file, offset: 0, len: 4096 };
-        assert!(server.send_blocks(blocks, || true).await.is_err());
+        assert!(server.send_part(blocks, 0..blocks.len, || true).await.is_err());
         drop(server);
         let mut reader = FrameReader::new(client.unwrap(), BytesMut::new(), Duration::from_secs(5));
         let header = reader.header(FrameLimits::with_blocks(4096)).await.unwrap();
@@ -372,7 +361,10 @@ mod tests {
             tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let mut server = server.unwrap().0;
         let blocks = Blocks { first_block: 0, file: &file, offset: 0, len: 10_000 };
-        assert!(matches!(server.send_blocks(blocks, || false).await, Err(LinkError::FileChanged)));
+        assert!(matches!(
+            server.send_part(blocks, 0..blocks.len, || false).await,
+            Err(LinkError::FileChanged)
+        ));
         drop(server);
         let mut received = Vec::new();
         client.unwrap().read_to_end(&mut received).await.unwrap();

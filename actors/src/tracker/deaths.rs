@@ -51,7 +51,8 @@ impl Handler<Orphan> for PeerRegistry {
     }
 }
 
-struct Events;
+/// Who hears what a tracker tells, and does nothing.
+pub(super) struct Events;
 
 impl Actor for Events {
     type Context = Context<Events>;

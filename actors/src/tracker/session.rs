@@ -173,19 +173,8 @@ mod tests {
     use crate::net::ControlLink;
     use crate::plan::catalogue::{Catalogue, CatalogueLimits};
     use crate::plan::confirmation::Schedule;
-    use crate::tracker::TrackerEvent;
+    use crate::tracker::deaths::Events;
     use crate::wire::{Hello, encode};
-
-    struct Events;
-
-    impl Actor for Events {
-        type Context = Context<Events>;
-    }
-
-    impl Handler<TrackerEvent> for Events {
-        type Result = ();
-        fn handle(&mut self, _: TrackerEvent, _: &mut Context<Events>) {}
-    }
 
     /// A pipe does not tell that something has come without giving it.
     impl Readable for BufReader<DuplexStream> {
