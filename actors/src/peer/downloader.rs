@@ -29,7 +29,7 @@ use crate::peer::assembler::{
 };
 use crate::peer::dialling::{DialPermits, RegisteredAgain};
 use crate::peer::events::{FileDone, JobError, JobEvent, SourceState};
-use crate::peer::job_file::{JobFile, PATIENCE_FIRST, PATIENCE_LONGEST, Stage, Target};
+use crate::peer::job_file::{FIRST_SEARCH_AFTER, JobFile, PATIENCE_FIRST, PATIENCE_LONGEST, Stage, Target};
 use crate::peer::library::AddFile;
 use crate::peer::shelf::Lend;
 use crate::peer::source_connection::{Order, SourceConfig, SourceConnection, SourceFact, SourceReport};
@@ -43,6 +43,8 @@ use crate::wire::tracker::{Candidate, Holder, ListedFile};
 const MAX_LARGE_FILES: usize = 8;
 /// How far an ordered output may run ahead of what was written: half of a job's memory.
 const STREAM_AHEAD_BYTES: u64 = JOB_IN_FLIGHT_BYTES / 2;
+/// The least time between two looks at a job.
+const MIN_TICK: Duration = Duration::from_millis(20);
 
 /// Where a wanted file goes. What is in a wanted folder goes below the place that is named here, under
 /// the rest of its name.
@@ -1460,11 +1462,20 @@ impl Downloader {
             self.check_standstill(index, now, ctx);
         }
         self.publish(ctx);
-        ctx.run_later(JOB_TICK, |job, ctx| {
+        ctx.run_later(self.next_tick(now), |job, ctx| {
             if !job.is_over {
                 job.tick(ctx);
             }
         });
+    }
+
+    /// How long until the next look: those who began together find each other by searches that follow
+    /// each other faster at first, and a tick later is a tick in which their links are idle.
+    fn next_tick(&self, now: Instant) -> Duration {
+        let searches = self.fetching.iter().map(|index| &self.files[index.0 as usize]);
+        let next = searches.filter(|file| !file.is_one_of_many()).filter_map(JobFile::next_search).min();
+        let wait = next.map_or(JOB_TICK, |next| next.saturating_duration_since(now));
+        wait.clamp(MIN_TICK, JOB_TICK)
     }
 
     /// Of a file whose last holder was lost a moment ago, asks again who has it, and gives it up in the end.
@@ -1611,7 +1622,7 @@ impl Actor for Downloader {
         self.assembler = Some(Assembler::start(us.downgrade().recipient()));
         self.facts = Some(us.recipient());
         (0..self.wants.len()).for_each(|want| self.ask_for(want, ctx));
-        ctx.run_later(JOB_TICK, |job, ctx| job.tick(ctx));
+        ctx.run_later(FIRST_SEARCH_AFTER, |job, ctx| job.tick(ctx));
         self.end_if_over(ctx);
     }
 }

@@ -18,7 +18,7 @@ use crate::wire::tracker::{Candidate, Holder};
 
 /// First wait before further holders of a file are looked for; doubled up to the longest. Others who
 /// began at the same moment are registered by then.
-const FIRST_SEARCH_AFTER: Duration = Duration::from_millis(250);
+pub(super) const FIRST_SEARCH_AFTER: Duration = Duration::from_millis(60);
 /// Longest wait between two searches for further holders.
 const SEARCH_EVERY: Duration = Duration::from_secs(30);
 
@@ -398,6 +398,11 @@ impl JobFile {
         self.next_search = now + self.search_wait;
         self.search_wait = (self.search_wait * 2).min(SEARCH_EVERY);
         true
+    }
+
+    /// When it is time to look for further holders, unless that is being done.
+    pub(super) fn next_search(&self) -> Option<Instant> {
+        (!self.is_searching).then_some(self.next_search)
     }
 
     /// A span came from this peer and was used; whether it is the first one.
