@@ -125,11 +125,11 @@ pub(crate) struct TrackerArgs {
     pub(crate) refresh_interval: Duration,
     /// How many peers may be registered at a time; one more is refused until another leaves
     #[arg(long, env = "ENXAME_MAX_PEERS", hide_env_values = true, value_name = "NUMBER",
-        default_value_t = MAX_PEERS, value_parser = at_least_one)]
+        default_value_t = MAX_PEERS, value_parser = cap)]
     pub(crate) max_peers: usize,
     /// How many files each of them may list; a list that is longer is refused
     #[arg(long, env = "ENXAME_MAX_FILES_PER_PEER", hide_env_values = true, value_name = "NUMBER",
-        default_value_t = MAX_FILES_PER_PEER, value_parser = at_least_one)]
+        default_value_t = MAX_FILES_PER_PEER, value_parser = cap)]
     pub(crate) max_files_per_peer: usize,
 }
 
@@ -362,10 +362,13 @@ fn one_what(text: &str) -> Result<What, String> {
     }
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+/// How many of something there may be: more than this nobody has, and what counts them takes no more.
+const MOST: usize = 100_000_000;
+
+fn cap(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(number) if number > 0 => Ok(number),
-        _ => Err("a number from 1 on is wanted, for example 1000".into()),
+        Ok(number) if (1..=MOST).contains(&number) => Ok(number),
+        _ => Err(format!("a number from 1 to {MOST} is wanted, for example 1000")),
     }
 }
 
@@ -486,10 +489,10 @@ mod tests {
 
     #[test]
     fn a_cap_of_a_tracker_is_a_number_from_one_on() {
-        assert_eq!(at_least_one("1"), Ok(1));
-        assert_eq!(at_least_one("250000"), Ok(250_000));
+        assert_eq!(cap("1"), Ok(1));
+        assert_eq!(cap("250000"), Ok(250_000));
         for text in ["", "0", "-1", "many", "1e3", "99999999999999999999999"] {
-            assert!(at_least_one(text).unwrap_err().contains("from 1 on"), "{text:?}");
+            assert!(cap(text).unwrap_err().contains("from 1 on"), "{text:?}");
         }
     }
 

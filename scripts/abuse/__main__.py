@@ -155,6 +155,9 @@ def run(case: Case, enxame: str, place: Path, small: bytes) -> bool:
 
 def a_panic(name: str, example: Path, place: Path) -> bool:
     """A tracker of which an actor panics has to end by that, at once and with a reason, and not go on without."""
+    if not example.exists():
+        print(f"BROKEN {name}: not run, for {example} is not built", flush=True)
+        return False
     with Role(str(example), place, "panicking") as tracker:
         wrong = cases.end_by_panic(tracker)
     print(f"{'BROKEN' if wrong else 'ok':6} {name}: {wrong or 'it ended by SIGABRT and said why'}", flush=True)

@@ -37,6 +37,8 @@ pub const SHORT_FRAME_BYTES: usize = 16 << 10;
 /// Connections of a tracker that hold more of an unfinished frame than that: 64 MiB. What others send waits in
 /// their sockets.
 pub const MAX_LONG_FRAMES: usize = 64;
+/// Of these, from one address: three in four, so that one machine does not have all others wait.
+pub const MAX_LONG_FRAMES_PER_ADDRESS: usize = MAX_LONG_FRAMES / 4 * 3;
 /// Nesting of MessagePack values: ours need eight (an address in an answer to WHO_HAS); rmp-serde's default of 1,024 is a way to overflow a stack.
 pub const MAX_DEPTH: usize = 16;
 /// Body bytes that fill a frame of a long list: half the limit, so that the last entry added never crosses it.
@@ -67,7 +69,7 @@ pub const MAX_REMEMBERED_BYTES: usize = 4 << 20;
 /// Entries in one page of LIST or PEERS.
 pub const MAX_PAGE_ENTRIES: usize = 1000;
 /// Peers registered at one tracker: as many as have connections. Where more are allowed, so are connections.
-pub const MAX_PEERS: usize = MAX_TRACKER_CONNECTIONS;
+pub const MAX_PEERS: usize = MAX_TRACKER_CONNECTIONS / 5 * 4;
 /// Files registered by one peer.
 pub const MAX_FILES_PER_PEER: usize = 1_000_000;
 /// Files registered by all peers of one tracker: some gigabytes of memory at most.

@@ -49,6 +49,9 @@ pub enum LinkError {
     /// Nothing came for so long.
     #[error("nothing came for {} s", .0.as_secs())]
     Idle(Duration),
+    /// A long message took longer than it may while others wait to send theirs.
+    #[error("a long message was not whole after {} s, while others waited with theirs; try again", .0.as_secs())]
+    TooSlow(Duration),
     /// No greeting in time.
     #[error("no greeting within {} s", .0.as_secs())]
     NoHello(Duration),
@@ -257,8 +260,9 @@ impl<S: AsyncRead + AsyncWrite + Readable + Unpin> ControlLink<S> {
                 has_taken = self.take_all(batch, max)?;
             }
         }
-        // What is left of a buffer that was long is short: it is not to cost as much as the whole.
-        if has_taken {
+        // What is left of a buffer that was long is short: it is not to cost as much as the whole, and
+        // one into which nothing came costs nothing.
+        if has_taken || self.incoming.is_empty() {
             self.incoming = BytesMut::from(&self.incoming[..]);
         }
         Ok(())

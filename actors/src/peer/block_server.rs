@@ -63,6 +63,8 @@ pub struct BlockServer {
     uploads: HashMap<UploadId, IpAddr>,
     from_address: HashMap<IpAddr, usize>,
     crowded: watch::Sender<Crowded>,
+    /// Whether those who are turned away were logged: once, until somebody is admitted again.
+    is_crowd_logged: bool,
     next_upload: u64,
     given: Given,
     turns: Arc<Semaphore>,
@@ -80,6 +82,7 @@ impl BlockServer {
             uploads: HashMap::new(),
             from_address: HashMap::new(),
             crowded: watch::Sender::new(Crowded::Nobody),
+            is_crowd_logged: false,
             next_upload: 0,
             given: Given::default(),
             turns: Arc::new(Semaphore::new(MAX_SENDING_UPLOADS)),
@@ -172,7 +175,11 @@ impl Handler<UploadEnded> for BlockServer {
         let Some(from) = self.uploads.remove(&id) else { return };
         // There is a place again for whoever was turned away.
         self.crowded.send_if_modified(|crowded| {
-            crowded.by(from) && std::mem::replace(crowded, Crowded::Nobody) != Crowded::Nobody
+            let ends = crowded.by(from);
+            if ends {
+                *crowded = Crowded::Nobody;
+            }
+            ends
         });
         if let Entry::Occupied(mut count) = self.from_address.entry(from) {
             *count.get_mut() -= 1;
@@ -233,12 +240,12 @@ impl Handler<Admit> for BlockServer {
             (false, true) => Crowded::All,
             (false, false) => Crowded::From(address),
         };
-        let is_news = self.crowded.send_if_modified(|before| std::mem::replace(before, crowded) != crowded);
-        // Those who are turned away one after the other are logged once.
-        if !is_admitted && is_news {
+        self.crowded.send_if_modified(|before| std::mem::replace(before, crowded) != crowded);
+        if !is_admitted && !self.is_crowd_logged {
             let (count, whose) = if is_full { (self.uploads.len(), "") } else { (from_there, " from there") };
             log::info!("{from} and more are told to come back: {count} uploads{whose} are running");
         }
+        self.is_crowd_logged = !is_admitted;
         is_admitted
     }
 }

@@ -183,6 +183,7 @@ fn ending_of(error: LinkError) -> Ending {
         | LinkError::WriteStall(_)
         | LinkError::Idle(_)
         | LinkError::NoHello(_)
+        | LinkError::TooSlow(_)
         | LinkError::NoDescriptors(_)
         | LinkError::MadeRoom
         | LinkError::TooMuch(_)

@@ -61,7 +61,8 @@ impl Holders {
         Holders { us, listens_on, entries: BTreeMap::new(), listed_again: Vec::new() }
     }
 
-    /// Enters what is said of a holder; it can be dialled at once if it is new or has moved. False, and
+    /// Enters what is said of a holder; it can be dialled at once if it is new, or has moved and did not
+    /// move too often without delivering anything. False, and
     /// nothing is entered, if it is ourselves, or an address at which no peer can be.
     pub fn learn(&mut self, peer: &PeerId, address: SocketAddr, now: Instant) -> bool {
         if *peer == self.us || why_not(address, self.listens_on).is_some() {
@@ -84,7 +85,8 @@ impl Holders {
         let is_back = is_elsewhere || std::mem::take(&mut entry.is_unlisted);
         // Whoever comes back again and again and delivers nothing would keep a job that has no other.
         if is_back && entry.came_back < MAX_LOST_PATIENCE {
-            let came_back = entry.came_back + 1;
+            // Where it was never met it has not come back: trackers may see it at two addresses.
+            let came_back = entry.came_back + u32::from(entry.ending.is_some());
             // A new address is a new process: what the old one did is not held against it.
             if is_elsewhere {
                 *entry = Entry { came_back, ..fresh };
@@ -92,12 +94,15 @@ impl Holders {
             }
             entry.came_back = came_back;
             entry.failures = 0;
+            entry.put_off = None;
             let is_lie = entry.ending.as_ref().is_some_and(Ending::is_lie);
             if entry.state != DialState::Connected && !is_lie {
                 entry.state = DialState::Ready(now);
                 self.listed_again.push(address);
             }
-        } else if entry.put_off.is_some_and(|at| now >= at + MAX_DIAL_WAIT) {
+        } else if entry.state == DialState::GivenUp
+            && entry.put_off.is_some_and(|at| now >= at + MAX_DIAL_WAIT)
+        {
             // Another job may have heard that it came back.
             entry.put_off = None;
             entry.state = DialState::Ready(now);
@@ -140,7 +145,7 @@ impl Holders {
             .collect();
         let peer = rng.choice(ready)?.clone();
         let entry = self.entries.get_mut(&peer)?;
-        entry.state = DialState::Connected;
+        (entry.state, entry.put_off) = (DialState::Connected, None);
         Some((peer, entry.address))
     }
 
@@ -491,6 +496,13 @@ mod tests {
             holders.learn(&p, address(1), try_at + MAX_DIAL_WAIT / 2);
             assert!(!holders.any_hope(|_| true), "it holds no job up");
         }
+
+        // It registered again, and is connected: it is not dialled a second time because it was put off.
+        holders.unlisted(&p);
+        holders.learn(&p, address(1), now + 2 * MAX_DIAL_WAIT);
+        assert!(holders.dial(|_| true, now + 2 * MAX_DIAL_WAIT, &mut rng).is_some());
+        holders.learn(&p, address(1), now + 9 * MAX_DIAL_WAIT);
+        assert!(holders.dial(|_| true, now + 9 * MAX_DIAL_WAIT, &mut rng).is_none());
     }
 
     #[test]

@@ -40,8 +40,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::base::limits::{
     HEALTH_CHECK_EVERY, LISTEN_BACKLOG, MAX_CONNECTIONS_HAVING_TURN, MAX_LONG_FRAMES,
-    MAX_REFUSING_CONNECTIONS, MAX_TRACKER_CONNECTIONS, MAX_TRACKER_CONNECTIONS_PER_ADDRESS,
-    MIN_REFRESH_INTERVAL, SHUTDOWN_STEP_TIMEOUT,
+    MAX_LONG_FRAMES_PER_ADDRESS, MAX_REFUSING_CONNECTIONS, MAX_TRACKER_CONNECTIONS,
+    MAX_TRACKER_CONNECTIONS_PER_ADDRESS, MIN_REFRESH_INTERVAL, SHUTDOWN_STEP_TIMEOUT,
 };
 use crate::net::address::site;
 use crate::net::listener::accept_until;
@@ -193,7 +193,7 @@ pub fn start_with(
         }),
         slots: Arc::new(Semaphore::new(limits.connections)),
         connections_per_address: limits.connections_per_address,
-        from_address: HashMap::new(),
+        sites: HashMap::new(),
         refusals: Arc::new(Semaphore::new(MAX_REFUSING_CONNECTIONS)),
         full: false,
         next_connection: 0,
@@ -228,17 +228,27 @@ fn own_hello() -> Hello {
     Hello::new("tracker".parse().expect("these are letters"))
 }
 
-/// A place among all connections, and among those from one address; they are free again when this is
+/// A place among all connections, and one among those from its site; they are free again when this is
 /// dropped.
-type Slot = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+struct Slot {
+    _places: [OwnedSemaphorePermit; 2],
+    /// The places of its site for long frames.
+    long_frames: Arc<Semaphore>,
+}
+
+/// What the connections from one site share.
+struct Site {
+    connections: Arc<Semaphore>,
+    long_frames: Arc<Semaphore>,
+}
 
 /// Starts a session per connection, and orders the shutdown.
 struct Tracker {
     shared: Arc<Shared>,
     slots: Arc<Semaphore>,
     connections_per_address: usize,
-    /// The places of each address from which there are connections, or were a while ago.
-    from_address: HashMap<IpAddr, Arc<Semaphore>>,
+    /// The sites from which there are connections, or were a while ago.
+    sites: HashMap<IpAddr, Site>,
     refusals: Arc<Semaphore>,
     /// Whether the last connection found no slot: a flood is logged once.
     full: bool,
@@ -253,13 +263,17 @@ impl Tracker {
         let full = |_| "this tracker has as many connections as it takes; try again later";
         let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(full)?;
         let most = self.connections_per_address;
-        // Addresses that have gone are forgotten when they are more than there are connections.
-        if self.from_address.len() > self.shared.connections.len() {
-            self.from_address.retain(|_, places| places.available_permits() < most);
+        // Sites that have gone are forgotten when they are more than there are connections.
+        if self.sites.len() > self.shared.connections.len() {
+            self.sites.retain(|_, site| site.connections.available_permits() < most);
         }
-        let places = self.from_address.entry(from).or_insert_with(|| Arc::new(Semaphore::new(most)));
+        let site = self.sites.entry(from).or_insert_with(|| Site {
+            connections: Arc::new(Semaphore::new(most)),
+            long_frames: Arc::new(Semaphore::new(MAX_LONG_FRAMES_PER_ADDRESS)),
+        });
         let full = |_| "this tracker has as many connections from this address as it takes; try again later";
-        Ok((slot, Some(Arc::clone(places).try_acquire_owned().map_err(full)?)))
+        let of_site = Arc::clone(&site.connections).try_acquire_owned().map_err(full)?;
+        Ok(Slot { _places: [slot, of_site], long_frames: Arc::clone(&site.long_frames) })
     }
 }
 
@@ -310,8 +324,8 @@ impl Handler<Accepted> for Tracker {
                     self.full = true;
                     log::warn!("{from} and more are refused: {why}");
                 }
-                if let Ok(slot) = Arc::clone(&self.refusals).try_acquire_owned() {
-                    let refusing = socket::refuse_for_want_of_room(stream, why, (slot, None));
+                if let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned() {
+                    let refusing = socket::refuse_for_want_of_room(stream, why, place);
                     let stop = self.shared.stop.clone();
                     self.shared
                         .connections

@@ -174,7 +174,7 @@ mod tests {
 
     use crate::base::FileId;
     use crate::base::limits::{
-        HELLO_TIMEOUT, IDLE_TIMEOUT, REQUEST_TIMEOUT, SHORT_FRAME_BYTES, WRITE_STALL_TIMEOUT,
+        HELLO_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT, REQUEST_TIMEOUT, SHORT_FRAME_BYTES, WRITE_STALL_TIMEOUT,
     };
     use crate::net::ControlLink;
     use crate::plan::catalogue::{Catalogue, CatalogueLimits};
@@ -212,7 +212,8 @@ mod tests {
         let (theirs, ours) = duplex(pipe_bytes);
         let from = ([10, 0, 0, 1], 9).into();
         let connection = Connection { id: ConnectionId(number), from, reached_at: from.ip() };
-        let slot = (Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(), None);
+        let place = || Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let slot = Slot { _places: [place(), place()], long_frames: Arc::new(Semaphore::new(1)) };
         TrackerSession::start_on(connection, BufReader::new(ours), slot, shared);
         theirs
     }
@@ -292,6 +293,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_long_frame_may_be_slow_as_long_as_there_are_places_for_others() {
+        let story = async {
+            let place = || Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+            let shared = shared();
+            shared.long_frames.add_permits(1);
+            let (theirs, ours) = duplex(1024);
+            let from = ([10, 0, 0, 1], 9).into();
+            let connection = Connection { id: ConnectionId(1), from, reached_at: from.ip() };
+            let slot = Slot { _places: [place(), place()], long_frames: Arc::new(Semaphore::new(2)) };
+            TrackerSession::start_on(connection, BufReader::new(ours), slot, &shared);
+            let (mut slow, _) = greeted(theirs).await.into_parts();
+            let start = Instant::now();
+            for piece in long_frame().chunks(2 * SHORT_FRAME_BYTES) {
+                tokio::time::sleep(REQUEST_TIMEOUT).await;
+                slow.write_all(piece).await.unwrap();
+            }
+            let mut link = ControlLink::new(slow);
+            link.hello_is_done();
+            let answer = link.read::<FromTracker>().await.unwrap();
+            assert!(!matches!(answer, FromTracker::Refused { refusal: Refusal::Limit, .. }), "{answer:?}");
+            assert!(start.elapsed() > 3 * REQUEST_TIMEOUT, "{:?}", start.elapsed());
+        };
+        LocalSet::new().run_until(story).await;
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_long_frame_that_trickles_ends_its_connection_after_ten_seconds() {
         let story = async {
             let (stream, tasks) = session(1024);
@@ -310,7 +337,9 @@ mod tests {
                 }
             };
             tokio::join!(trickle, tasks.wait());
-            assert!(start.elapsed() <= REQUEST_TIMEOUT + Duration::from_secs(1), "{:?}", start.elapsed());
+            // And a second until the next byte shows it.
+            let most = REQUEST_TIMEOUT + LINGER_TIMEOUT + Duration::from_secs(1);
+            assert!(start.elapsed() <= most, "{:?}", start.elapsed());
         };
         LocalSet::new().run_until(story).await;
     }

@@ -1,10 +1,11 @@
 //! The task that owns the socket of a session: bytes in, bytes out, no decisions.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use actix::Addr;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::registry::{Order, Requests, refused};
@@ -26,7 +27,7 @@ pub(super) async fn run(
 ) {
     let mut closing = orders.clone();
     let end = tokio::select! {
-        end = serve_to_the_end(ControlLink::new(stream), &session, orders, &shared) => end,
+        end = serve_to_the_end(ControlLink::new(stream), &session, orders, &shared, &slot) => end,
         // It cannot fail: the session has the sender.
         _ = closing.wait_for(|order| matches!(order, Order::Close)) => Ok(()),
         () = shared.stop.cancelled() => Ok(()),
@@ -51,8 +52,9 @@ async fn serve_to_the_end(
     session: &Addr<TrackerSession>,
     orders: watch::Receiver<Order>,
     shared: &Shared,
+    slot: &Slot,
 ) -> Result<(), LinkError> {
-    let end = match serve(&mut link, session, orders, shared).await? {
+    let end = match serve(&mut link, session, orders, shared, slot).await? {
         End::Silent => return Ok(()),
         End::Said => Ok(()),
         End::Saying(words, end) => {
@@ -70,9 +72,10 @@ async fn serve(
     session: &Addr<TrackerSession>,
     mut orders: watch::Receiver<Order>,
     shared: &Shared,
+    slot: &Slot,
 ) -> Result<End, LinkError> {
     let Shared { registry, turns, .. } = shared;
-    let mut long = None;
+    let mut long = LongFrame { places: [&slot.long_frames, &shared.long_frames], state: LongState::Short };
     // A registered peer says nothing between two CONFIRMs, and the schedule judges whether it lives.
     let idle = IDLE_TIMEOUT.max(shared.refresh_interval * 2);
     let mut requests = Vec::new();
@@ -98,7 +101,7 @@ async fn serve(
     link.hello_is_done();
     loop {
         let mut requests = Vec::new();
-        let deadline = Instant::now() + idle;
+        let mut deadline = Instant::now() + idle;
         let mut turn = loop {
             tokio::select! {
                 read = timeout_at(
@@ -111,7 +114,15 @@ async fn serve(
                             let words = vec![refused(Refusal::Protocol, error.to_string())];
                             return Ok(End::Saying(words, Err(error.into())));
                         }
+                        Ok(Err(error @ LinkError::TooSlow(_))) => {
+                            let words = vec![refused(Refusal::Limit, error.to_string())];
+                            return Ok(End::Saying(words, Err(error)));
+                        }
                         Ok(Err(error)) => return Err(error),
+                        // It is we who let it wait.
+                        Err(_) if matches!(long.state, LongState::Waiting(_)) => {
+                            deadline = Instant::now() + idle;
+                        }
                         Err(_) => return Err(LinkError::Idle(idle)),
                     }
                 }
@@ -146,8 +157,52 @@ async fn serve(
     }
 }
 
-/// A place among the long frames, and until when the frame has to be whole.
-type LongFrame<'t> = Option<(SemaphorePermit<'t>, Instant)>;
+/// What a connection has to have to hold much of a frame that is not whole: a place among those of its
+/// site, so that one machine does not have them all, and one among all.
+struct LongFrame<'t> {
+    places: [&'t Semaphore; 2],
+    state: LongState<'t>,
+}
+
+enum LongState<'t> {
+    /// It holds little.
+    Short,
+    /// It holds as much as it may, and reads nothing. In a box, for few wait, and kept by whoever waits: a
+    /// CONFIRM meanwhile does not send it to the end of the queue.
+    Waiting(Pin<Box<dyn Future<Output = Place<'t>> + 't>>),
+    /// It may hold a whole frame.
+    Has(Place<'t>),
+}
+
+struct Place<'t> {
+    _places: [SemaphorePermit<'t>; 2],
+    /// Until when it has its place for certain.
+    until: Instant,
+}
+
+async fn take_place<'t>([of_site, of_all]: [&'t Semaphore; 2]) -> Place<'t> {
+    let _places = [take_turn(of_site).await, take_turn(of_all).await];
+    Place { _places, until: Instant::now() + REQUEST_TIMEOUT }
+}
+
+impl LongFrame<'_> {
+    /// Gives up a place that was had for long enough, if others may want it. While there are places left,
+    /// a frame may be slow.
+    ///
+    /// # Errors
+    /// It is given up.
+    fn renew(&mut self) -> Result<(), LinkError> {
+        let LongState::Has(place) = &mut self.state else { return Ok(()) };
+        if Instant::now() < place.until {
+            return Ok(());
+        }
+        if self.places.iter().any(|places| places.available_permits() == 0) {
+            return Err(LinkError::TooSlow(REQUEST_TIMEOUT));
+        }
+        place.until = Instant::now() + REQUEST_TIMEOUT;
+        Ok(())
+    }
+}
 
 /// Appends to `requests` what has come, at least one and at most `max`, and returns the turn in which it
 /// was read. Nothing is waited for in a turn, so it is not long until the next. Whoever holds much of a frame
@@ -162,31 +217,31 @@ async fn receive<'t>(
     // What is left of the last read may be requests.
     let mut come = link.has_unread();
     loop {
-        if !come {
-            match long {
-                Some((_, until)) => {
-                    let readable = timeout_at(*until, link.readable()).await;
-                    readable.map_err(|_| LinkError::Idle(REQUEST_TIMEOUT))??;
+        match &mut long.state {
+            LongState::Waiting(waiting) => long.state = LongState::Has(waiting.await),
+            LongState::Has(place) if !come => match timeout_at(place.until, link.readable()).await {
+                Ok(readable) => readable?,
+                Err(_) => {
+                    long.renew()?;
+                    continue;
                 }
-                None => link.readable().await?,
-            }
+            },
+            LongState::Short if !come => link.readable().await?,
+            LongState::Short | LongState::Has(_) => {}
         }
+        // Who trickles is always readable.
+        long.renew()?;
         let turn = take_turn(&shared.turns).await;
-        link.read_now(requests, max, long.is_some()).await?;
+        let has_place = matches!(long.state, LongState::Has(_));
+        link.read_now(requests, max, has_place).await?;
         if !requests.is_empty() {
-            *long = None;
+            long.state = LongState::Short;
             return Ok(turn);
         }
         drop(turn);
         come = false;
-        match long {
-            // Who trickles is always readable.
-            Some((_, until)) if Instant::now() >= *until => return Err(LinkError::Idle(REQUEST_TIMEOUT)),
-            None if link.is_long() => {
-                let place = take_turn(&shared.long_frames).await;
-                *long = Some((place, Instant::now() + REQUEST_TIMEOUT));
-            }
-            Some(_) | None => {}
+        if !has_place && link.is_long() {
+            long.state = LongState::Waiting(Box::pin(take_place(long.places)));
         }
     }
 }
@@ -199,7 +254,7 @@ async fn take_turn(turns: &Semaphore) -> SemaphorePermit<'_> {
 pub(super) async fn refuse_for_want_of_room(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     why: &'static str,
-    _slot: Slot,
+    _place: OwnedSemaphorePermit,
 ) {
     let mut link = ControlLink::new(stream);
     if link.write(&[FromTracker::Hello(own_hello()), refused(Refusal::Limit, why)]).await.is_ok() {
