@@ -10,6 +10,7 @@ fi
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 if [[ " $* " != *" --enxame "* && " $* " != *" --help "* ]]; then
     build_enxame
+    cargo build --release --locked --manifest-path "$root/Cargo.toml" -p enxame-actors --example panic
     set -- --enxame "$enxame" "$@"
 fi
 # The interpreter leaves no compiled files in the source tree.

@@ -51,6 +51,11 @@ for target in "${targets[@]}"; do
         failed=1
     fi
     executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+    # What was not tried has not passed.
+    if [[ -z $verdict && ! ${executions:-0} -gt 0 ]]; then
+        verdict=' NOT RUN'
+        failed=1
+    fi
     inputs=$(sed -n 's/.* corp: \([0-9]*\).*/\1/p' "$log" | tail -n 1)
     printf '%-18s %9s executions, %5s inputs%s\n' "$target" "${executions:-?}" "${inputs:-?}" "$verdict"
     if [[ -n $verdict ]]; then

@@ -136,7 +136,13 @@ impl JobContext {
                 };
                 format!("{} exists and has another content; {way_out}", path.display())
             }
-            JobError::SamePlace { path, other } => format!(
+            JobError::SamePlace { path, there, other } if path != there => format!(
+                "{what} and {other} are different files, and {} and {} are one name on other systems; fetch them \
+                 one after the other, each to its own place",
+                path.display(),
+                there.display()
+            ),
+            JobError::SamePlace { path, other, .. } => format!(
                 "{what} and {other} are different files and would both be saved as {}; fetch them one after \
                  the other, each to its own place",
                 path.display()
@@ -278,7 +284,16 @@ mod tests {
             (disk(io::ErrorKind::StorageFull), 7, "make room"),
             (disk(io::ErrorKind::PermissionDenied), 7, "-o PATH"),
             (JobError::TargetExists("m".into()), 7, "--overwrite"),
-            (JobError::SamePlace { path: "m".into(), other: "x/m".into() }, 7, "one after the other"),
+            (
+                JobError::SamePlace { path: "m".into(), there: "m".into(), other: "x/m".into() },
+                7,
+                "saved as m; fetch them one after the other",
+            ),
+            (
+                JobError::SamePlace { path: "M".into(), there: "m".into(), other: "x/m".into() },
+                7,
+                "M and m are one name on other systems; fetch them one after the other",
+            ),
             (JobError::Interrupted, 130, "goes on from there"),
         ] {
             let failure = context(Asker::Get).failure("m", &error);

@@ -149,7 +149,7 @@ impl JobBars {
                 if !self.sources.contains_key(peer) =>
             {
                 let bar = self.bars.add(ProgressBar::hidden());
-                bar.set_style(style("  {prefix:16!} [{bar:20}] {msg}"));
+                bar.set_style(style("  {prefix:16!} [{bar:20}] {wide_msg}"));
                 bar.set_prefix(peer.to_string());
                 bar.set_length(100);
                 self.sources.insert(peer.clone(), bar);

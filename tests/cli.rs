@@ -731,6 +731,20 @@ fn each_failure_of_get_has_its_code_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn what_is_named_twice_is_fetched_and_told_of_once() {
+    let swarm = Swarm::start();
+    swarm.write("p1/files/x", b"x");
+    let _p1 = swarm.peer("p1");
+    let got = swarm.run(&["get", "x", "x", "-o", "one", "--json"]);
+    assert_eq!(got.code, Some(0), "{}", got.stderr);
+    for event in ["found", "done"] {
+        let told = records(&got.stdout).into_iter().filter(|record| record["event"] == event).count();
+        assert_eq!(told, 1, "{event}: {}", got.stdout);
+    }
+    assert_eq!(swarm.read("one"), b"x", "one file, whose path is told");
+}
+
+#[test]
 fn a_get_to_stdout_ends_when_nobody_reads_on_and_fails_when_nothing_can_be_written() {
     let swarm = Swarm::start();
     fs::create_dir_all(swarm.dir.path().join("p1/files")).unwrap();

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use actix::{Actor, Arbiter};
 use enxame_actors::base::ByteRate;
+use enxame_actors::base::limits::MAX_DOWNLOAD_CONNECTIONS;
 use enxame_actors::peer::RateLimits;
 use enxame_actors::peer::assembler::{Assembler, Begin, Handoff, Outcome, Output, Place, StopAssembling};
 use enxame_actors::peer::dialling::Dialling;
@@ -27,6 +28,7 @@ use enxame_actors::wire::tracker::{Candidate, Holder};
 use support::files::{SIZES, SPAN};
 use support::holder::{Says, connections, opened, spans_asked};
 use support::job::{self, Running, Told, assert_sums_up, fetch, into_folder, part_files, part_path, share};
+use support::mounts::with_no_network;
 use support::probe::Probe;
 use support::proxy::{End, RefusingAddress, Way};
 use support::swarm::{NEVER, RealPeer, RealTracker};
@@ -633,6 +635,57 @@ fn a_holder_that_never_has_what_it_is_said_to_have_is_asked_a_few_times() {
         assert_eq!(undelivered(told.failed()), [("lacks".into(), "does not have it any more".into())]);
         let asked = opened(&lacks.asked()).len();
         assert!((2..=5).contains(&asked), "{asked} times");
+    });
+}
+
+#[test]
+fn that_our_own_link_is_down_is_held_against_no_holder() {
+    with_no_network(|| {
+        system_test(|test| async move {
+            let content = Content::random(&mut test.rng(), 10);
+            let far =
+                Holder { peer: "far".parse().unwrap(), address: ([10, 0, 0, 1], 9).into(), complete: true };
+            let tracker = tracker_of(&test, vec![candidate(&content, &["x"], vec![far])]);
+            let wants = vec![into_folder("x", &test.folder())];
+            let mut running = Running::start(&test, tracker.address(), wants);
+            let is_dropped = |event: &JobEvent| match event {
+                JobEvent::Source { state: SourceState::Dropped { reason }, .. } => {
+                    assert!(reason.starts_with("could not be dialled: Network is unreachable"), "{reason}");
+                    true
+                }
+                _ => false,
+            };
+            // Of somebody who fails, three are enough.
+            for _ in 0..5 {
+                running.watched.until("a dial that cannot be made", is_dropped).await;
+            }
+            running.cancel();
+            assert!(matches!(running.finish().await.failed(), JobError::Interrupted));
+        });
+    });
+}
+
+#[test]
+fn a_job_has_sixteen_connections_however_many_holders_there_are() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 40 * SPAN);
+        let holders: Vec<_> = (0..MAX_DOWNLOAD_CONNECTIONS + 8)
+            .map(|number| holder(&test, &format!("p{number}"), &content, Behaviour::Trickle(300_000)))
+            .collect();
+        let listed = holders.iter().map(|holder| holder.listed()).collect();
+        let tracker = tracker_of(&test, vec![candidate(&content, &["x"], listed)]);
+        let told = fetch(&test, tracker.address(), vec![into_folder("x", &test.folder())]).await;
+        assert_sums_up(told.done());
+        let (mut connected, mut most) = (BTreeSet::new(), 0);
+        for event in &told.0 {
+            match event {
+                JobEvent::Source { peer, state: SourceState::Connected, .. } => connected.insert(peer),
+                JobEvent::Source { peer, state: SourceState::Dropped { .. }, .. } => connected.remove(peer),
+                _ => continue,
+            };
+            most = most.max(connected.len());
+        }
+        assert_eq!(most, MAX_DOWNLOAD_CONNECTIONS);
     });
 }
 

@@ -3,6 +3,7 @@
 //! Looked for in the text of the sources, comments and strings aside: a rule that the compiler
 //! cannot be asked for. Each violation is printed with its file and line.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -215,27 +216,72 @@ fn each_test_that_security_md_names_is_there() {
         .map(|file| fs::read_to_string(file).expect("a source can be read"))
         .collect();
     let security = fs::read_to_string(root.join("SECURITY.md")).expect("it is there");
-    let rows = security.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
-    let mut count = 0;
-    for row in rows {
-        let tests = row.rsplit(" | ").next().unwrap_or(row).split('`').skip(1).step_by(2);
-        let (scripts, tests): (Vec<&str>, Vec<&str>) = tests.partition(|name| name.contains('/'));
-        // Others are names of fuzz targets, which are folders.
-        let (tests, targets): (Vec<&str>, Vec<&str>) =
-            tests.into_iter().partition(|name| name.matches('_').count() > 2);
-        assert!(!tests.is_empty(), "no test: {row}");
-        for test in tests {
-            assert!(text.contains(&format!("fn {test}(")), "there is no test {test}");
-        }
-        for script in scripts {
-            assert!(root.join(script).is_file(), "there is no {script}");
-        }
-        for target in targets {
-            assert!(root.join("fuzz/corpus").join(target).is_dir(), "there is no target {target}");
-        }
-        count += 1;
+    let (cases, limits) = security.split_once("## The limits").expect("they are told");
+    assert_eq!(rows_of(cases).inspect(|row| assert_tests_are_there(row, &text)).count(), 23);
+    assert!(rows_of(limits).inspect(|row| assert_tests_are_there(row, &text)).count() > 50);
+}
+
+/// The rows of the tables in a text of which each names something.
+fn rows_of(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| line.starts_with("| ") && line.contains('`'))
+}
+
+/// Fails if a row names no test in its last column, or one that is not in `text`, or what is not there.
+fn assert_tests_are_there(row: &str, text: &str) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tests = named(row.rsplit(" | ").next().unwrap_or(row));
+    let (scripts, tests): (Vec<&str>, Vec<&str>) = tests.partition(|name| name.contains('/'));
+    // Others are names of fuzz targets, which are folders.
+    let (tests, targets): (Vec<&str>, Vec<&str>) =
+        tests.into_iter().partition(|name| name.matches('_').count() > 2);
+    assert!(!tests.is_empty() || !scripts.is_empty(), "no test: {row}");
+    for test in tests {
+        assert!(text.contains(&format!("fn {test}(")), "there is no test {test}");
     }
-    assert_eq!(count, 23);
+    for script in scripts {
+        assert!(root.join(script).is_file(), "there is no {script}");
+    }
+    for target in targets {
+        assert!(root.join("fuzz/corpus").join(target).is_dir(), "there is no target {target}");
+    }
+}
+
+/// Limits that no test reaches by itself. Any other one has a row.
+const UNREACHED: [&str; 6] = [
+    "OPEN_PATIENCE",
+    "SHUTDOWN_STEP_TIMEOUT",
+    "MAX_REPLACED_CONNECTIONS",
+    "MAX_PEERS_IN_FLIGHT",
+    "MAX_DATA_THREADS",
+    "MAX_BLOCKING_THREADS",
+];
+
+/// What is in `limits.rs` is a limit that a test reaches, a pace, or named as one that none reaches.
+#[test]
+fn each_limit_has_a_row_in_security_md() {
+    let limits = include_str!("../actors/src/base/limits.rs");
+    let names: BTreeSet<&str> =
+        limits.lines().filter_map(|line| Some(line.strip_prefix("pub const ")?.split_once(':')?.0)).collect();
+    let (_, told) = include_str!("../SECURITY.md").split_once("## The limits").expect("they are told");
+    let (rows, rest) = told.split_once("These are paces").expect("behind the table");
+    let (paces, unreached) = rest.split_once("no test reaches").expect("at the end");
+    let tested =
+        rows_of(rows).flat_map(|row| named(row.trim_start_matches("| ").split(" | ").next().unwrap_or(row)));
+    let mut seen = BTreeSet::new();
+    for name in tested.chain(named(paces)).chain(named(unreached)) {
+        assert!(names.contains(name), "there is no limit {name}");
+        assert!(seen.insert(name), "{name} is told twice");
+    }
+    let missing: Vec<_> = names.difference(&seen).collect();
+    assert!(missing.is_empty(), "these have no row: {missing:?}");
+    let is_cap = |name: &&str| name.starts_with("MAX_") || name.ends_with("_TIMEOUT");
+    assert!(!named(paces).any(|name| is_cap(&name)), "a cap is no pace");
+    assert_eq!(named(unreached).collect::<BTreeSet<_>>(), BTreeSet::from(UNREACHED));
+}
+
+/// What stands in backquotes.
+fn named(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
 }
 
 /// All Rust files below a folder. A folder that is not there yet has none.

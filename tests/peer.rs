@@ -13,8 +13,9 @@ use std::time::Duration;
 use actix::Arbiter;
 
 use enxame_actors::base::limits::{
-    BUSY_RETRY, MAX_GREETING_CONNECTIONS, MAX_REQUEST_SPANS, MAX_REQUESTS_IN_FLIGHT, MAX_UPLOAD_CONNECTIONS,
-    MAX_UPLOAD_CONNECTIONS_PER_ADDRESS, MAX_WAITING_REQUEST_BYTES,
+    BUSY_RETRY, MAX_GREETING_CONNECTIONS, MAX_OPEN_FILES_PER_UPLOAD, MAX_REQUEST_BYTES, MAX_REQUEST_SPANS,
+    MAX_REQUESTS_IN_FLIGHT, MAX_UPLOAD_CONNECTIONS, MAX_UPLOAD_CONNECTIONS_PER_ADDRESS,
+    MAX_WAITING_REQUEST_BYTES,
 };
 use enxame_actors::base::{BlockRun, ByteRate, FileId};
 use enxame_actors::peer::events::{JobError, JobEvent};
@@ -27,7 +28,7 @@ use enxame_actors::peer::{Peer, PeerConfig, PeerError, RateLimits};
 use enxame_actors::tracker::{LeaveReason, TrackerEvent};
 use enxame_actors::wire::peer::{FromHolder, ToHolder};
 use enxame_actors::wire::tracker::{Candidate, Listing};
-use enxame_actors::wire::{Hello, Refusal, VERSION};
+use enxame_actors::wire::{FrameHeader, Hello, Refusal, VERSION};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use support::files::SPAN;
 use support::getter::{Heard, RawGetter, blocks, get, missing, open};
@@ -240,6 +241,45 @@ fn a_getter_that_has_too_many_requests_waiting_is_refused_with_a_reason() {
     });
 }
 
+#[test]
+fn a_request_longer_than_any_honest_one_ends_the_connection() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 10);
+        let (tracker, peer) = serving(&test, std::slice::from_ref(&content)).await;
+        let mut getter = RawGetter::greeted(&test, peer.peer.address()).await;
+        getter.say(&[get(&content, 0..1)]).await;
+        getter.say_bytes(&FrameHeader::Control { len: MAX_REQUEST_BYTES + 1 }.to_bytes()).await;
+        assert_eq!(getter.hear().await, blocks(&content, 0));
+        assert_eq!(getter.hear().await, Heard::End);
+        end(tracker, peer).await;
+    });
+}
+
+/// The files of this folder that the process has open.
+fn open_files_of(folder: &Path) -> usize {
+    let open = fs::read_dir("/proc/self/fd").unwrap();
+    let targets = open.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    targets.filter(|target| target.starts_with(folder) && target.is_file()).count()
+}
+
+#[test]
+fn a_connection_holds_eight_files_open_and_the_one_not_asked_for_longest_makes_room() {
+    system_test(|test| async move {
+        let mut rng = test.rng();
+        let contents: Vec<_> =
+            (0..2 * MAX_OPEN_FILES_PER_UPLOAD).map(|_| Content::random(&mut rng, SPAN + 1)).collect();
+        let (tracker, peer) = serving(&test, &contents).await;
+        let mut getter = RawGetter::greeted(&test, peer.peer.address()).await;
+        for (number, content) in contents.iter().enumerate() {
+            getter.say(&[get(content, 1..2)]).await;
+            assert_eq!(getter.hear().await, blocks(content, 1));
+            assert_eq!(open_files_of(&peer.files), (number + 1).min(MAX_OPEN_FILES_PER_UPLOAD));
+        }
+        drop(getter);
+        end(tracker, peer).await;
+    });
+}
+
 const HERE: [u8; 4] = [127, 0, 0, 1];
 const THERE: [u8; 4] = [127, 0, 0, 2];
 
@@ -299,9 +339,17 @@ fn who_holds_a_place_and_asks_for_nothing_is_told_to_come_back_when_others_want_
         let mut elsewhere = RawGetter::connect_from(&test, THERE, address).await.greets().await;
         let busy = || Heard::Message(FromHolder::Busy { retry_after_ms: BUSY_RETRY.as_millis() as u32 });
         assert_eq!(RawGetter::greeted(&test, address).await.hear().await, busy());
-        for getter in &mut idle {
-            assert_eq!(getter.hear().await, busy());
-            assert_eq!(getter.hear().await, Heard::End);
+        let mut first = idle.remove(0);
+        assert_eq!(first.hear().await, busy());
+        assert_eq!(first.hear().await, Heard::End);
+        drop(first);
+        loop {
+            let mut next = RawGetter::greeted(&test, address).await;
+            next.say(&[get(&content, 0..1)]).await;
+            match next.hear().await {
+                heard if heard == busy() => {}
+                heard => break assert_eq!(heard, blocks(&content, 0), "it has the place"),
+            }
         }
         elsewhere.say(&[get(&content, 0..1)]).await;
         assert_eq!(elsewhere.hear().await, blocks(&content, 0), "its address has room");

@@ -5,8 +5,9 @@ mod support;
 
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use enxame_actors::base::limits::{BUSY_RETRY, DESCRIPTOR_PATIENCE};
 use enxame_actors::wire::peer::FromHolder;
 use rustix::process::Signal;
 use support::binary::{Process, quiet, ran};
@@ -140,6 +141,39 @@ async fn until_said(test: &Test, process: &Process, text: &str) {
         }
     };
     test.wait_for(format!("{text:?} to be said"), heard).await;
+}
+
+#[test]
+fn a_holder_that_has_no_descriptors_for_two_seconds_tells_its_getter_to_come_back() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 3 * SPAN);
+        let tracker = RealTracker::start(&test, NEVER);
+        let (address, root) = (tracker.address().to_string(), test.folder());
+        content.write(&RealPeer::files_of(&root, "p1"), "x");
+        let root = root.to_str().unwrap();
+        let args = ["peer", "p1", "--json", "--tracker", &address, "--root", root, "--listen", "127.0.0.1:0"];
+        let mut peer = Process::start(&test, with_descriptors(64, 64, &args));
+        let listens_at = peer.ready().await;
+        let mut getter = RawGetter::greeted(&test, listens_at).await;
+        let mut strangers = Vec::new();
+        for _ in 0..64 {
+            strangers.push(TcpStream::connect(listens_at).await.unwrap());
+        }
+        until_said(&test, &peer, "could not be accepted: Too many open files").await;
+        let asked = Instant::now();
+        getter.say(&[get(&content, 1..2)]).await;
+        let busy = FromHolder::Busy { retry_after_ms: BUSY_RETRY.as_millis() as u32 };
+        assert_eq!(getter.hear().await, Heard::Message(busy));
+        assert!(asked.elapsed() >= DESCRIPTOR_PATIENCE, "it may have had some again");
+        assert_eq!(getter.hear().await, Heard::End);
+        drop(strangers);
+        let mut getter = RawGetter::greeted(&test, listens_at).await;
+        getter.say(&[get(&content, 1..2)]).await;
+        assert_eq!(getter.hear().await, blocks(&content, 1));
+        drop(getter);
+        assert!(peer.end(Signal::TERM).await.0.success());
+        tracker.stop().await;
+    });
 }
 
 #[test]

@@ -5,6 +5,10 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use enxame_actors::base::limits::{
+    MAX_AGENT_BYTES, MAX_PEERS, MAX_REFUSING_CONNECTIONS, MAX_TRACKER_CONNECTIONS,
+    MAX_TRACKER_CONNECTIONS_PER_ADDRESS,
+};
 use enxame_actors::base::{FileId, FileName, PeerId, Question, What};
 use enxame_actors::net::{ControlLink, LinkError, TrackerAddress};
 use enxame_actors::peer::tracker_client::{AskError, TrackerClients};
@@ -403,7 +407,8 @@ fn a_second_registration_on_one_connection_begins_the_list_anew() {
 #[test]
 fn caps_of_the_catalogue_are_refusals_and_the_connection_lives() {
     story(|| async {
-        let catalogue = CatalogueLimits { peers: 1, files_per_peer: 2, entries: 2 };
+        let catalogue =
+            CatalogueLimits { peers: 1, files_per_peer: 2, entries: 2, ..CatalogueLimits::default() };
         let mut swarm = Swarm::start_with(NEVER, TrackerLimits { catalogue, ..TrackerLimits::default() });
         let mut first = swarm.join("p1", 1, 9, vec![listing("a", 1, true), listing("b", 1, true)]).await;
         let new = ToTracker::NewFile { files: vec![listing("c", 1, true)] };
@@ -631,6 +636,67 @@ fn one_connection_too_many_is_told_so_and_there_is_room_when_one_has_ended() {
         swarm.greet("asker").await.who_has(named("a")).await;
         swarm.end().await;
     });
+}
+
+#[test]
+fn of_those_for_whom_there_is_no_room_only_some_are_told_so_at_a_time() {
+    story(|| async {
+        let limits = TrackerLimits { connections: 1, ..TrackerLimits::default() };
+        let swarm = Swarm::start_with(NEVER, limits);
+        let _there = swarm.greet("p1").await;
+        let mut turned_away = Vec::new();
+        for _ in 0..2 * MAX_REFUSING_CONNECTIONS {
+            turned_away.push(swarm.connect().await);
+        }
+        let mut told = 0;
+        for speaker in &mut turned_away {
+            match speaker.link.read::<FromTracker>().await {
+                Ok(answer) => {
+                    assert!(matches!(answer, FromTracker::Hello(_)));
+                    assert_eq!(refusal(speaker.hear().await).0, Refusal::Limit);
+                    told += 1;
+                }
+                Err(error) => assert!(matches!(error, LinkError::Closed | LinkError::Io(_)), "{error}"),
+            }
+        }
+        assert!((MAX_REFUSING_CONNECTIONS..2 * MAX_REFUSING_CONNECTIONS).contains(&told), "{told}");
+        drop(turned_away);
+        swarm.end().await;
+    });
+}
+
+#[test]
+fn a_description_in_hello_that_is_too_long_is_refused() {
+    story(|| async {
+        let swarm = Swarm::start(NEVER);
+        for (len, is_taken) in [(MAX_AGENT_BYTES, true), (MAX_AGENT_BYTES + 1, false)] {
+            let mut speaker = swarm.connect().await;
+            let hello = Hello { agent: "x".repeat(len), ..Hello::new(peer_id("p1")) };
+            speaker.say(ToTracker::Hello(hello)).await;
+            assert!(matches!(speaker.hear().await, FromTracker::Hello(_)));
+            if is_taken {
+                speaker.who_has(named("a")).await;
+            } else {
+                let (refusal, why) = refusal(speaker.hear().await);
+                assert!(refusal == Refusal::Protocol && why.contains("description"), "{why}");
+            }
+        }
+        swarm.end().await;
+    });
+}
+
+#[test]
+fn a_tracker_that_may_have_more_peers_has_as_many_connections() {
+    let mut limits = TrackerLimits::default();
+    limits.allow_connections(MAX_TRACKER_CONNECTIONS);
+    assert_eq!(
+        (limits.connections, limits.connections_per_address),
+        (MAX_TRACKER_CONNECTIONS, MAX_TRACKER_CONNECTIONS_PER_ADDRESS)
+    );
+    limits.allow_connections(40_000);
+    assert_eq!((limits.connections, limits.connections_per_address), (40_000, 30_000));
+    assert_eq!(limits.catalogue.peers, MAX_PEERS);
+    const { assert!(MAX_PEERS <= MAX_TRACKER_CONNECTIONS, "each has one") };
 }
 
 #[test]

@@ -329,6 +329,18 @@ fn a_tracker_that_swallows_everything_slows_no_question_by_its_time_out() {
 }
 
 #[test]
+fn a_tracker_that_never_answers_is_given_up_after_ten_seconds() {
+    system_test(|test| async move {
+        let black_hole = silent(&test);
+        let start = std::time::Instant::now();
+        let told = fetch(&test, black_hole.address(), vec![into_folder("x", &test.folder())]).await;
+        let JobError::NoTracker(reasons) = told.failed() else { panic!("{told:?}") };
+        assert!(reasons[0].1.contains("within 10 s"), "{reasons:?}");
+        assert!(start.elapsed() >= TRACKER_ANSWER_TIMEOUT, "{:?}", start.elapsed());
+    });
+}
+
+#[test]
 fn a_fetch_that_no_tracker_answers_names_each() {
     system_test(|test| async move {
         let nobody = [RefusingAddress::new(), RefusingAddress::new()];

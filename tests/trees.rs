@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use enxame_actors::base::What;
+use enxame_actors::base::limits::MAX_TREE_FILES_OPEN;
 use enxame_actors::peer::Want;
 use enxame_actors::peer::events::{JobError, JobEvent};
 use enxame_actors::wire::tracker::Candidate;
@@ -75,7 +76,7 @@ fn assert_holds(folder: &Path, files: &Files) {
 #[test]
 fn a_whole_folder_arrives_with_every_file_told_and_fetched_once() {
     system_test(|test| async move {
-        let files = some_files(&test, 3000);
+        let files = some_files(&test, MAX_TREE_FILES_OPEN + 400);
         let tracker = RealTracker::start(&test, NEVER);
         let holder = RealPeer::start(&test, tracker.address(), "p1", |shared| {
             write(&files, &shared.join("tree"));
@@ -98,6 +99,52 @@ fn a_whole_folder_arrives_with_every_file_told_and_fetched_once() {
         let found = told.0.iter().filter(|event| matches!(event, JobEvent::Found { .. })).count();
         assert_eq!(found, files.len());
         holder.stop().await;
+        tracker.stop().await;
+    });
+}
+
+#[test]
+fn of_names_that_are_one_elsewhere_the_first_is_fetched_and_the_others_name_both() {
+    system_test(|test| async move {
+        let mut rng = test.rng();
+        let clashing = [("Readme", "README"), ("d/e\u{301}", "d/\u{e9}"), ("large", "Large")];
+        let sizes = [30, 3000, 2 * SPAN + 1];
+        let files: Files = clashing
+            .iter()
+            .zip(sizes)
+            .flat_map(|((a, b), size)| [(*a, size), (*b, size)])
+            .map(|(name, size)| (name.to_owned(), Content::random(&mut rng, size)))
+            .collect();
+        let tracker = RealTracker::start(&test, NEVER);
+        // A folder shares one of each pair, so two folders have them.
+        let mut holders = Vec::new();
+        for (id, which) in [("p1", 0), ("p2", 1)] {
+            let here: Files = clashing
+                .iter()
+                .map(|pair| [pair.0, pair.1][which].to_owned())
+                .map(|name| (name.clone(), files[&name].clone()))
+                .collect();
+            let fill = |shared: &Path| write(&here, &shared.join("tree"));
+            holders.push(RealPeer::start(&test, tracker.address(), id, fill).await);
+        }
+        let to = test.folder();
+        let told = fetch(&test, tracker.address(), vec![into_folder("tree/", &to)]).await;
+        let there = names_in(&to);
+        assert_eq!(there.len(), clashing.len());
+        let failed = told.all_failed();
+        assert_eq!(failed.len(), clashing.len(), "{told:#?}");
+        for (a, b) in clashing {
+            let (had, not_had) = if there.contains(a) { (a, b) } else { (b, a) };
+            assert!(files[had].stands_at(&to.join(had)));
+            let is_named = failed.iter().any(|(what, error)| {
+                matches!(error, JobError::SamePlace { path, there, other } if *what == format!("tree/{not_had}")
+                    && *path == to.join(not_had) && *there == to.join(had) && *other == format!("tree/{had}"))
+            });
+            assert!(is_named, "{not_had}: {failed:?}");
+        }
+        for holder in holders {
+            holder.stop().await;
+        }
         tracker.stop().await;
     });
 }

@@ -23,6 +23,7 @@ AFTER_S = 2.0
 NOISE_MS = 5.0
 """A p99 that is no more than this above the one before is not called worse, whatever the factor: the attacker
 takes its share of the same cores."""
+PANIC = "a panic of an actor"
 SMALL_BYTES = 100
 LARGE_MIB = 64
 
@@ -61,8 +62,12 @@ def main() -> int:
         is_wanted = lambda case: not args.cases or any(part in case.name for part in args.cases)
         wanted = list(filter(is_wanted, all_cases(small, large)))
         broken = sum(not run(case, args.enxame, place, small) for case in wanted)
-    print(f"{len(wanted) - broken} of {len(wanted)} cases did no harm, in {time.monotonic() - begun:.0f} s")
-    return 1 if broken or not wanted else 0
+        count = len(wanted)
+        if not args.cases or any(part in PANIC for part in args.cases):
+            count += 1
+            broken += not a_panic(PANIC, Path(args.enxame).parent / "examples" / "panic", place)
+    print(f"{count - broken} of {count} cases did no harm, in {time.monotonic() - begun:.0f} s")
+    return 1 if broken or not count else 0
 
 
 def file_id(enxame: str, path: Path) -> bytes:
@@ -82,6 +87,7 @@ def all_cases(small: bytes, large: bytes) -> list[Case]:
         Case("readers that never read", "peer", lambda role: cases.readers_that_do_not_read(role, large, 35), 64),
         Case("a million tiny GETs", "peer", lambda role: cases.tiny_gets(role, small, 1_000_000, 40), 64),
         Case("GETs that do not wait", "peer", lambda role: cases.gets_that_do_not_wait(role, small, 1_000_000), 64),
+        Case("lists that do not end", "tracker", cases.lists_that_do_not_end, 160, 2),
         Case("HELLOs to a tracker", "tracker", lambda role: cases.hello_flood(role, 5), 64),
         Case("HELLOs to a peer", "peer", lambda role: cases.hello_flood(role, 5), 64),
         Case("a million names", "tracker", lambda role: cases.million_names(role, 1_000_000), 256),
@@ -145,6 +151,14 @@ def run(case: Case, enxame: str, place: Path, small: bytes) -> bool:
     words = "; ".join([*wrongs, *filter(None, [done, figures])])
     print(f"{'BROKEN' if wrongs else 'ok':6} {case.name}: {words}", flush=True)
     return not wrongs
+
+
+def a_panic(name: str, example: Path, place: Path) -> bool:
+    """A tracker of which an actor panics has to end by that, at once and with a reason, and not go on without."""
+    with Role(str(example), place, "panicking") as tracker:
+        wrong = cases.end_by_panic(tracker)
+    print(f"{'BROKEN' if wrong else 'ok':6} {name}: {wrong or 'it ended by SIGABRT and said why'}", flush=True)
+    return not wrong
 
 
 sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import selectors
 import socket
 import threading
 import time
@@ -66,6 +67,37 @@ def idle_and_trickling(role: Role) -> str:
                 send_all_that_is_taken(stream, said[second : second + 1])
             time.sleep(1)
     return "500 idle, 500 at 1 B/s"
+
+
+def lists_that_do_not_end(role: Role) -> str:
+    """1,000 connections send a list frame but for its last bytes, as far as it is taken."""
+    said = wire.hello("abuse") + wire.header(wire.MAX_CONTROL_BYTES) + bytes(wire.MAX_CONTROL_BYTES - 100)
+    with connections(role.address, 1000) as streams, selectors.DefaultSelector() as writable:
+        for stream in streams:
+            stream.setblocking(False)
+            writable.register(stream, selectors.EVENT_WRITE, [memoryview(said)])
+        until = time.monotonic() + 8
+        while time.monotonic() < until:
+            for key, _ in writable.select(0.1):
+                left = key.data
+                try:
+                    left[0] = left[0][key.fileobj.send(left[0][: 1 << 18]) :]
+                except OSError:
+                    left[0] = left[0][:0]
+                if not left[0]:
+                    writable.unregister(key.fileobj)
+    return "1000 connections"
+
+
+def end_by_panic(role: Role) -> str | None:
+    """Registers, which is too much for an actor of this tracker. Returns what is wrong with its end."""
+    try:
+        with greeted(role.address, "abuse") as stream:
+            stream.sendall(wire.register(1, []))
+            wire.read_frame(stream)
+    except OSError:
+        pass
+    return role.has_aborted()
 
 
 def readers_that_do_not_read(role: Role, file: bytes, patience_s: float) -> str:

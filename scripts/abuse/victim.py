@@ -64,6 +64,24 @@ class Role:
         except (OSError, IndexError) as error:
             raise Failed(f"{self.name} has died (exit {self._popen.poll()})") from error
 
+    def has_aborted(self) -> str | None:
+        """Waits for its end; what is wrong if that is not a panic that aborted it."""
+        try:
+            code = self._popen.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return "it goes on"
+        said = Path(self._log.name).read_text()
+        if code != -signal.SIGABRT or "panicked at" not in said:
+            return f"it ended with {code}: {said.strip()[-300:]}"
+        return None
+
+    def __enter__(self) -> Role:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._log.close()
+
     def end(self) -> None:
         """Ends it in order; fails if it does not end well."""
         self._popen.send_signal(signal.SIGTERM)

@@ -20,8 +20,13 @@ use crate::ui::Ui;
 
 /// Fetches all that was asked for in one job.
 pub(crate) fn run(ui: &Ui, args: &GetArgs) -> Result<Exit, Failure> {
-    let mut what = args.what.clone();
-    what.extend(args.all.then(What::everything));
+    let mut what: Vec<What> = Vec::new();
+    for wanted in args.what.iter().cloned().chain(args.all.then(What::everything)) {
+        // What is named twice is fetched, and told of, once.
+        if !what.contains(&wanted) {
+            what.push(wanted);
+        }
+    }
     // How many files a folder has, nobody knows yet.
     let files = what.iter().map(|what| if what.tree().is_some() { 2 } else { 1 }).sum();
     let destination = Destination::new(args.output.as_deref(), files, ui.json)?;

@@ -16,6 +16,7 @@ pub(crate) fn run(ui: &Ui, args: &TrackerArgs) -> Result<Exit, Failure> {
     let config = TrackerConfig { listen: args.listen, refresh_interval: args.refresh_interval };
     let mut limits = TrackerLimits::default();
     limits.catalogue.peers = args.max_peers;
+    limits.allow_connections(args.max_peers);
     limits.catalogue.files_per_peer = args.max_files_per_peer;
     in_system(async {
         let mut signals = Signals::listen()?;

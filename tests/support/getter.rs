@@ -68,6 +68,11 @@ impl RawGetter {
         self.stream.write_all(&frames).await.expect("a holder that reads");
     }
 
+    /// Says these bytes.
+    pub async fn say_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.expect("a holder that reads");
+    }
+
     /// The next thing that comes.
     pub async fn hear(&mut self) -> Heard {
         let test = self.test.clone();

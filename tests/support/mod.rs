@@ -13,7 +13,7 @@
 //! | [`job`] | a download job as a test sees it: what it was asked for, and all that it told |
 //! | [`swarm`] | a real tracker and real peers in the test's system, directly or through a proxy |
 //! | [`binary`] | the binary, run beside the actors of a test |
-//! | [`mounts`] | small disks that a test may fill |
+//! | [`mounts`] | small disks that a test may fill, and a machine without a network |
 //! | [`probe`] | an actor that hands on what it is told |
 //!
 //! A test file takes it in with `mod support;`. Nothing here has a fixed port, and the only

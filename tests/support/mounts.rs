@@ -1,5 +1,5 @@
 //! Small disks that a test may fill, in a mount namespace of its own: nothing of it is seen outside,
-//! and nothing stays mounted, whatever happens to the test.
+//! and nothing stays mounted, whatever happens to the test. And a network of one machine, in the same way.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,21 +16,41 @@ const MUST_MOUNT: &str = "ENXAME_TESTS_MUST_MOUNT";
 /// this test again. Where the system forbids that, it says so on the terminal, captured or not.
 pub fn with_mounts(body: impl FnOnce()) {
     let must = std::env::var_os(MUST_MOUNT).is_some();
-    alone_where(can_mount, "no file system can be mounted here", must, body);
+    alone_where(MOUNTS, can_mount, "no file system can be mounted here", must, body);
 }
 
 /// [`with_mounts`], where it can have a [`QuotaDisk`] too.
 pub fn with_quotas(body: impl FnOnce()) {
-    alone_where(can_limit, "no file system with quotas can be mounted here (btrfs-progs)", false, body);
+    alone_where(
+        MOUNTS,
+        can_limit,
+        "no file system with quotas can be mounted here (btrfs-progs)",
+        false,
+        body,
+    );
 }
 
-fn alone_where(can: fn(&&[&str]) -> bool, why_not: &str, must: bool, body: impl FnOnce()) {
+/// [`with_mounts`], where this machine reaches itself and nobody else.
+pub fn with_no_network(body: impl FnOnce()) {
+    alone_where(NETWORK, can_network, "no network of its own can be had here (iproute2)", false, || {
+        run(Command::new("ip").args(["link", "set", "lo", "up"]));
+        body();
+    });
+}
+
+fn alone_where(
+    ways_to_unshare: [&[&str]; 2],
+    can: fn(&&[&str]) -> bool,
+    why_not: &str,
+    must: bool,
+    body: impl FnOnce(),
+) {
     if std::env::var_os(ALONE).is_some() {
         return body();
     }
     leave_panics_to_libtest();
     let name = std::thread::current().name().expect("libtest names the thread of a test").to_string();
-    let Some(unshare) = ways_to_unshare().into_iter().find(can) else {
+    let Some(unshare) = ways_to_unshare.into_iter().find(can) else {
         assert!(!must, "{name}: {why_not}");
         // Not by a macro: libtest would keep what it prints to itself.
         let _ = writeln!(std::io::stderr(), "\nskipped: {name}: {why_not}");
@@ -46,8 +66,11 @@ fn alone_where(can: fn(&&[&str]) -> bool, why_not: &str, must: bool, body: impl 
 }
 
 /// As root, and as anybody where the system lets them have a user namespace.
-fn ways_to_unshare() -> [&'static [&'static str]; 2] {
-    [&["--mount"], &["--user", "--map-root-user", "--mount"]]
+const MOUNTS: [&[&str]; 2] = [&["--mount"], &["--user", "--map-root-user", "--mount"]];
+const NETWORK: [&[&str]; 2] = [&["--net"], &["--user", "--map-root-user", "--net"]];
+
+fn can_network(unshare: &&[&str]) -> bool {
+    can_run(unshare, "ip link set lo up")
 }
 
 fn can_mount(unshare: &&[&str]) -> bool {

@@ -31,6 +31,12 @@ pub const MAX_HELLO_BYTES: usize = 64 << 10;
 /// Bytes of a request to a holder: ids, numbers and no list, so that many connections that begin one and
 /// stop hold little.
 pub const MAX_REQUEST_BYTES: usize = 4 << 10;
+/// Bytes of an unfinished frame that each of a tracker's connections may hold; for more it needs one of
+/// [`MAX_LONG_FRAMES`] places. Nearly all messages are shorter.
+pub const SHORT_FRAME_BYTES: usize = 16 << 10;
+/// Connections of a tracker that hold more of an unfinished frame than that: 64 MiB. What others send waits in
+/// their sockets.
+pub const MAX_LONG_FRAMES: usize = 64;
 /// Nesting of MessagePack values: ours need eight (an address in an answer to WHO_HAS); rmp-serde's default of 1,024 is a way to overflow a stack.
 pub const MAX_DEPTH: usize = 16;
 /// Body bytes that fill a frame of a long list: half the limit, so that the last entry added never crosses it.
@@ -60,12 +66,14 @@ pub const MAX_DIALLED_ADDRESSES: usize = 4096;
 pub const MAX_REMEMBERED_BYTES: usize = 4 << 20;
 /// Entries in one page of LIST or PEERS.
 pub const MAX_PAGE_ENTRIES: usize = 1000;
-/// Peers registered at one tracker.
-pub const MAX_PEERS: usize = 100_000;
+/// Peers registered at one tracker: as many as have connections. Where more are allowed, so are connections.
+pub const MAX_PEERS: usize = MAX_TRACKER_CONNECTIONS;
 /// Files registered by one peer.
 pub const MAX_FILES_PER_PEER: usize = 1_000_000;
 /// Files registered by all peers of one tracker: some gigabytes of memory at most.
 pub const MAX_CATALOGUE_ENTRIES: usize = 10_000_000;
+/// Bytes of all their names: ten million of usual length. The longest ones would take ten times as much.
+pub const MAX_CATALOGUE_NAME_BYTES: usize = 1 << 30;
 
 // ---- time ----
 
@@ -73,7 +81,8 @@ pub const MAX_CATALOGUE_ENTRIES: usize = 10_000_000;
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing moves is closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
-/// From the header of a request to its end: it is one packet, unless somebody trickles.
+/// From the header of a request to a holder to its end: it is one packet, unless somebody trickles. At a
+/// tracker, for the rest of a long frame, from when it has a place: 1 MiB at 100 KB/s.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The idle time of an upload, while others are turned away for want of room.
 pub const CROWDED_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -127,7 +136,8 @@ pub const MISSING_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long a file goes on being looked for when its last holder was lost that had it a moment ago: a peer
 /// that restarts, or hashes a file that was touched, has it again by then.
 pub const LOST_PATIENCE: Duration = Duration::from_secs(8);
-/// A holder may prolong that so many times by saying again that it does not have the file.
+/// A holder that delivers nothing may prolong that so many times, by saying again that it does not have the
+/// file, or by going and coming back.
 pub const MAX_LOST_PATIENCE: u32 = 3;
 /// How long a holder that has no descriptors left tries to open a file, before it says that it is busy.
 pub const DESCRIPTOR_PATIENCE: Duration = Duration::from_secs(2);
@@ -148,6 +158,8 @@ pub const TRACKER_START_TIMEOUT: Duration = Duration::from_secs(10);
 pub const SHUTDOWN_STEP_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a side that closes a connection goes on reading, so that its last words are not lost.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes that it reads then: more than may be under way on an honest connection.
+pub const MAX_LINGER_BYTES: usize = 4 << 20;
 /// Wait after an accept, or the opening of a file, that failed for want of descriptors, so that no loop spins.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// Changes of the folder that come closer together than this are taken as one.
@@ -182,7 +194,7 @@ pub const MAX_TRACKER_CONNECTIONS_PER_ADDRESS: usize = MAX_TRACKER_CONNECTIONS /
 pub const MAX_UPLOAD_CONNECTIONS: usize = 256;
 /// Of these, from one address; see [`MAX_TRACKER_CONNECTIONS_PER_ADDRESS`].
 pub const MAX_UPLOAD_CONNECTIONS_PER_ADDRESS: usize = MAX_UPLOAD_CONNECTIONS / 4 * 3;
-/// Connections of a holder on which HELLO is to come. They take no place among the uploads, and the oldest
+/// Connections of a holder on which HELLO is to come, or that are turned away. They take no place among the uploads, and the oldest
 /// makes room for one more: who is honest greets at once.
 pub const MAX_GREETING_CONNECTIONS: usize = 1024;
 /// Bytes of requests that may wait for a holder on one connection: all that an honest getter has under way.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use tokio::net::{TcpStream, ToSocketAddrs};
@@ -27,6 +27,15 @@ impl TrackerAddress {
     /// An unknown host, or what the last address said.
     pub async fn dial(&self) -> io::Result<TcpStream> {
         dial((self.host.as_str(), self.port)).await
+    }
+}
+
+/// Whoever has this address, where connections are counted by address: of IPv6 its network of 64 bits, for
+/// one machine has all the addresses of it.
+pub fn site(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        ip => ip,
     }
 }
 
@@ -120,6 +129,35 @@ mod tests {
         ] {
             assert_eq!(text.parse::<TrackerAddress>().unwrap().to_string(), shown);
         }
+    }
+
+    #[test]
+    fn a_site_is_an_ipv4_address_or_a_64_bit_network_of_ipv6() {
+        for (address, counted_as) in [
+            ("10.0.0.1", "10.0.0.1"),
+            ("10.0.0.2", "10.0.0.2"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("2001:db8:1:2::3", "2001:db8:1:2::"),
+            ("2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::"),
+            ("2001:db8:1:3::3", "2001:db8:1:3::"),
+            ("::1", "::"),
+        ] {
+            assert_eq!(site(address.parse().unwrap()).to_string(), counted_as, "{address}");
+        }
+    }
+
+    /// A network that swallows what is sent to it: a queue of connections that is full answers nobody.
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_does_not_answer_is_given_up_after_five_seconds() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let full = socket.listen(0).unwrap();
+        let address = full.local_addr().unwrap();
+        let _first = std::net::TcpStream::connect(address).unwrap();
+        let start = tokio::time::Instant::now();
+        let error = dial(address).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed(), DIAL_TIMEOUT);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::limiter::Limiter;
 use super::link::{LinkError, write_all};
 use crate::base::BLOCK_LEN_BYTES;
-use crate::base::limits::WRITE_STALL_TIMEOUT;
+use crate::base::limits::{REQUEST_TIMEOUT, WRITE_STALL_TIMEOUT};
 use crate::wire::codec;
 use crate::wire::frame::{BLOCKS_PREFIX_BYTES, FrameHeader, FrameLimits, HEADER_BYTES, blocks_header};
 
@@ -115,6 +115,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let message = codec::decode(&self.buffer[..len]);
         self.buffer.advance(len);
         Ok(message?)
+    }
+
+    /// Reads a request to a holder: it comes in one piece, unless somebody trickles.
+    ///
+    /// # Errors
+    /// As [`FrameReader::message`], and that it is not whole within [`REQUEST_TIMEOUT`].
+    pub async fn request<M: DeserializeOwned>(&mut self, len: usize) -> Result<M, LinkError> {
+        let request = timeout(REQUEST_TIMEOUT, self.message(len)).await;
+        request.map_err(|_| LinkError::Idle(REQUEST_TIMEOUT))?
     }
 
     /// Reads the index and the data behind a BLOCKS header into `data`, which is as long as the
@@ -369,6 +378,28 @@ mod tests {
         let mut received = Vec::new();
         client.unwrap().read_to_end(&mut received).await.unwrap();
         assert_eq!(received.len(), HEADER_BYTES + BLOCKS_PREFIX_BYTES + 10_000 - 4096);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_trickles_is_given_up_after_ten_seconds() {
+        let (mut here, there) = tokio::io::duplex(64);
+        let start = tokio::time::Instant::now();
+        let trickle = async {
+            here.write_all(&FrameHeader::Control { len: 1000 }.to_bytes()).await.unwrap();
+            while here.write_all(&[0]).await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let read = async {
+            let mut reader = FrameReader::new(there, BytesMut::new(), Duration::from_secs(120));
+            let FrameHeader::Control { len } = reader.header(FrameLimits::REQUEST).await.unwrap() else {
+                panic!("it is a message")
+            };
+            let end = reader.request::<u32>(len).await.unwrap_err();
+            assert!(matches!(end, LinkError::Idle(REQUEST_TIMEOUT)), "{end}");
+        };
+        tokio::join!(trickle, read);
+        assert!(start.elapsed() <= REQUEST_TIMEOUT + Duration::from_secs(1), "{:?}", start.elapsed());
     }
 
     #[tokio::test]

@@ -34,7 +34,17 @@ where
         link.write(&answers).await?;
         Ok(theirs)
     })
-    .await?;
+    .await;
+    let theirs = match theirs {
+        Ok(theirs) => theirs,
+        Err(error) => {
+            // Whoever was told why it is refused is to hear it.
+            if matches!(error, LinkError::Unexpected(_) | LinkError::Refused(_)) {
+                link.finish().await;
+            }
+            return Err(error);
+        }
+    };
     let (stream, read) = link.into_parts();
     Ok((theirs, stream, read))
 }

@@ -9,19 +9,22 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::base::limits::{HELLO_TIMEOUT, LINGER_TIMEOUT, MAX_FRAMES_PER_BATCH, WRITE_STALL_TIMEOUT};
+use crate::base::limits::{
+    HELLO_TIMEOUT, LINGER_TIMEOUT, MAX_FRAMES_PER_BATCH, MAX_LINGER_BYTES, SHORT_FRAME_BYTES,
+    WRITE_STALL_TIMEOUT,
+};
 use crate::wire::codec;
 use crate::wire::frame::{FrameError, FrameLimits};
 
 /// Bytes asked of the socket at once: many typical messages.
-const READ_BYTES: usize = 16 << 10;
+const READ_BYTES: usize = SHORT_FRAME_BYTES;
 /// The same while HELLO is to come, where what follows it is to stay in the socket for the time being.
 const READ_HELLO_BYTES: usize = 256;
 
@@ -180,20 +183,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlLink<S> {
         write_all(&mut self.stream, frames).await
     }
 
-    /// Closes our direction, so that what was written arrives before the end does.
-    ///
-    /// What still comes is read and dropped until the other side closes too, for
-    /// [`LINGER_TIMEOUT`] at most: a socket closed with unread bytes in it resets the connection,
-    /// and the reset overtakes the last words.
+    /// See [`linger`].
     pub async fn finish(mut self) {
-        let linger = async {
-            self.stream.shutdown().await?;
-            let mut dropped = [0; 1024];
-            while self.stream.read(&mut dropped).await? > 0 {}
-            Ok::<(), io::Error>(())
-        };
-        // Nothing is left to be done if it fails or takes too long.
-        let _ = timeout(LINGER_TIMEOUT, linger).await;
+        linger(&mut self.stream).await;
     }
 }
 
@@ -225,8 +217,13 @@ impl<S: AsyncRead + AsyncWrite + Readable + Unpin> ControlLink<S> {
         Ok(poll_fn(|context| self.stream.poll_readable(context)).await?)
     }
 
+    /// Whether so much of an unfinished frame was read that no more is without a place among the long ones.
+    pub fn is_long(&self) -> bool {
+        self.incoming.len() >= SHORT_FRAME_BYTES
+    }
+
     /// Appends to `batch` the messages that have come, at most `max`, without waiting for any. There may
-    /// be none.
+    /// be none. Of an unfinished message no more than [`SHORT_FRAME_BYTES`] are read, unless it `may_be_long`.
     ///
     /// # Errors
     /// As [`ControlLink::read`]; messages in front of a broken one are appended, and the error comes
@@ -235,19 +232,34 @@ impl<S: AsyncRead + AsyncWrite + Readable + Unpin> ControlLink<S> {
         &mut self,
         batch: &mut Vec<M>,
         max: usize,
+        may_be_long: bool,
     ) -> Result<(), LinkError> {
-        if !self.take_all(batch, max)? {
-            let is_hello_done = self.limits != FrameLimits::HELLO;
-            self.incoming.reserve(if is_hello_done { READ_BYTES } else { READ_HELLO_BYTES });
-            let mut read = pin!(self.stream.read_buf(&mut self.incoming));
-            let read = poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await;
+        let mut has_taken = self.take_all(batch, max)?;
+        if !has_taken {
+            let most = if self.limits == FrameLimits::HELLO { READ_HELLO_BYTES } else { READ_BYTES };
+            let room = if may_be_long {
+                most
+            } else {
+                most.min(SHORT_FRAME_BYTES.saturating_sub(self.incoming.len()))
+            };
+            // A read into no room would look like the end.
+            if room == 0 {
+                return Ok(());
+            }
+            self.incoming.reserve(room);
+            let mut into = (&mut self.incoming).limit(room);
+            let read = {
+                let mut read = pin!(self.stream.read_buf(&mut into));
+                poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await
+            };
             if let Poll::Ready(read) = read {
                 self.is_open(read?)?;
-                self.take_all(batch, max)?;
+                has_taken = self.take_all(batch, max)?;
             }
         }
-        if self.incoming.is_empty() {
-            self.incoming = BytesMut::new();
+        // What is left of a buffer that was long is short: it is not to cost as much as the whole.
+        if has_taken {
+            self.incoming = BytesMut::from(&self.incoming[..]);
         }
         Ok(())
     }
@@ -270,6 +282,28 @@ pub async fn write_all<S: AsyncWrite + Unpin>(stream: &mut S, mut bytes: &[u8]) 
     Ok(())
 }
 
+/// Closes our direction, so that what was written arrives before the end does.
+///
+/// What still comes is read and dropped until the other side closes too, for [`LINGER_TIMEOUT`] and
+/// [`MAX_LINGER_BYTES`] at most: a socket closed with unread bytes in it resets the connection, and the
+/// reset overtakes the last words.
+pub async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+    let lingering = async {
+        stream.shutdown().await?;
+        let mut dropped = [0; 4096];
+        let mut left = MAX_LINGER_BYTES;
+        while left > 0 {
+            match stream.read(&mut dropped).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        Ok::<(), io::Error>(())
+    };
+    // Nothing is left to be done if it fails or takes too long.
+    let _ = timeout(LINGER_TIMEOUT, lingering).await;
+}
+
 /// Runs the greeting against its one budget of time, from the connection's first moment.
 ///
 /// # Errors
@@ -278,4 +312,36 @@ pub async fn within_hello_budget<T>(
     greeting: impl Future<Output = Result<T, LinkError>>,
 ) -> Result<T, LinkError> {
     timeout(HELLO_TIMEOUT, greeting).await.unwrap_or(Err(LinkError::NoHello(HELLO_TIMEOUT)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::duplex;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn last_words_are_waited_for_a_second_and_through_some_megabytes() {
+        let start = Instant::now();
+        let (mut ours, _silent) = duplex(1024);
+        linger(&mut ours).await;
+        assert_eq!(start.elapsed(), LINGER_TIMEOUT);
+
+        let start = Instant::now();
+        let (mut ours, mut flood) = duplex(64 << 10);
+        let sent = async {
+            let mut sent = 0;
+            while let Ok(written) = flood.write(&[0; 4096]).await {
+                sent += written;
+            }
+            sent
+        };
+        let lingering = async {
+            linger(&mut ours).await;
+            drop(ours);
+        };
+        let (sent, ()) = tokio::join!(sent, lingering);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert!((MAX_LINGER_BYTES..=MAX_LINGER_BYTES + (128 << 10)).contains(&sent), "{sent}");
+    }
 }

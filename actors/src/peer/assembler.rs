@@ -19,6 +19,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 
 use crate::base::{FileId, FileName, Geometry, SpanIndex, SpanSet};
+use crate::content::clash_key;
 use crate::content::folder::{Folder, Stamp};
 use crate::content::part::{Existing, PartData, PartError, PartFile, discard_leftover, existing, room_for};
 use crate::content::small::{Small, SmallFiles, Written, publish_all};
@@ -49,6 +50,11 @@ impl Place {
     /// The whole path.
     pub fn path(&self) -> PathBuf {
         self.folder.path_of(&self.name)
+    }
+
+    /// What is the same for places that are one where case and normal form of a name do not count.
+    pub fn clash_key(&self) -> String {
+        clash_key(&self.path().to_string_lossy()).into_owned()
     }
 
     /// The same place, for a content that is shared under this name.

@@ -17,6 +17,7 @@ use crate::base::limits::{
     MAX_GREETING_CONNECTIONS, MAX_SENDING_UPLOADS, MAX_UPLOAD_CONNECTIONS, MAX_UPLOAD_CONNECTIONS_PER_ADDRESS,
 };
 use crate::base::{FileId, Geometry, PeerId, SpanSet};
+use crate::net::address::site;
 use crate::net::limiter::Limiter;
 use crate::net::listener::accept_until;
 use crate::peer::library::{ReadSmall, Suspect};
@@ -56,7 +57,7 @@ pub struct BlockServerConfig {
 /// Serves blocks to getters, one task per connection.
 pub struct BlockServer {
     config: BlockServerConfig,
-    /// Connections on which HELLO is to come, the oldest first, and what ends them.
+    /// Connections on which HELLO is to come, or that are turned away, the oldest first, and what ends them.
     greeting: BTreeMap<UploadId, CancellationToken>,
     /// Those that were admitted, and from where.
     uploads: HashMap<UploadId, IpAddr>,
@@ -169,6 +170,10 @@ impl Handler<UploadEnded> for BlockServer {
     fn handle(&mut self, UploadEnded(id): UploadEnded, _: &mut Self::Context) {
         self.greeting.remove(&id);
         let Some(from) = self.uploads.remove(&id) else { return };
+        // There is a place again for whoever was turned away.
+        self.crowded.send_if_modified(|crowded| {
+            crowded.by(from) && std::mem::replace(crowded, Crowded::Nobody) != Crowded::Nobody
+        });
         if let Entry::Occupied(mut count) = self.from_address.entry(from) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -184,16 +189,16 @@ impl Handler<UploadEnded> for BlockServer {
 pub(super) enum Crowded {
     /// Whoever asked last was admitted.
     Nobody,
-    /// Those from this address: it has as many as one may.
+    /// Those from this site: it has as many as one may.
     From(IpAddr),
     /// All.
     All,
 }
 
 impl Crowded {
-    /// Whether uploads to this address hold such places.
-    pub(super) fn by(self, address: IpAddr) -> bool {
-        self == Crowded::All || self == Crowded::From(address)
+    /// Whether uploads to this site hold such places.
+    pub(super) fn by(self, site: IpAddr) -> bool {
+        self == Crowded::All || self == Crowded::From(site)
     }
 }
 
@@ -209,12 +214,17 @@ impl Handler<Admit> for BlockServer {
     type Result = bool;
 
     fn handle(&mut self, Admit { id, from }: Admit, _: &mut Self::Context) -> bool {
-        self.greeting.remove(&id);
-        let address = from.ip().to_canonical();
+        // Else it made room for others meanwhile, and is about to end.
+        if !self.greeting.contains_key(&id) {
+            return false;
+        }
+        let address = site(from.ip());
         let from_there = self.from_address.get(&address).copied().unwrap_or(0);
         let is_full = self.uploads.len() >= MAX_UPLOAD_CONNECTIONS;
         let is_admitted = !is_full && from_there < MAX_UPLOAD_CONNECTIONS_PER_ADDRESS;
+        // Who is turned away stays among those who greet until its connection has ended.
         if is_admitted {
+            self.greeting.remove(&id);
             self.uploads.insert(id, address);
             self.from_address.insert(address, from_there + 1);
         }

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use crate::base::limits::{
     HALF_CONNECTED_FOR, JOB_IN_FLIGHT_BYTES, JOB_TICK, MAX_DOWNLOAD_CONNECTIONS, MAX_PAGE_ENTRIES,
     MAX_PEERS_IN_FLIGHT, MAX_REPLACED_CONNECTIONS, MAX_TREE_FILES_OPEN, PUBLISH_AFTER_FILES, REPLACE_EVERY,
-    REPLACE_EVERY_MAX, STALL_TIMEOUT, STANDSTILL_TIMEOUT, TREE_BATCH_FILES,
+    REPLACE_EVERY_MAX, STALL_TIMEOUT, TREE_BATCH_FILES,
 };
 use crate::base::{FileId, FileName, PeerId, Question, SpanIndex, SpanSet, What};
 use crate::content::folder::{Folder, Stamp};
@@ -191,8 +191,9 @@ pub struct Downloader {
     holders: Holders,
     files: Vec<JobFile>,
     by_id: BTreeMap<FileId, FileIndex>,
-    /// What goes where, and what was typed for it: two files must not meet at one place.
-    places: BTreeMap<PathBuf, (FileId, String)>,
+    /// What goes where, and what was typed for it, by what is the same for places that are one elsewhere: two
+    /// files must not meet at one place.
+    places: BTreeMap<String, (FileId, PathBuf, String)>,
     /// Files whose turn has not come.
     queue: VecDeque<FileIndex>,
     /// Files in the stage of that name.
@@ -420,16 +421,17 @@ impl Downloader {
             (_, target) => target,
         };
         if let Target::Place(place) = &target {
-            let taken = self.places.get(&place.path()).filter(|(id, _)| *id != first.id);
+            let (path, key) = (place.path(), place.clash_key());
+            let taken = self.places.get(&key).filter(|(id, ..)| *id != first.id);
             let is_alive = |id: &FileId| {
                 self.by_id.get(id).is_some_and(|known| !self.files[known.0 as usize].has_failed)
             };
-            if let Some((_, other)) = taken.filter(|(id, _)| is_alive(id)) {
-                let error = JobError::SamePlace { path: place.path(), other: other.clone() };
+            if let Some((_, there, other)) = taken.filter(|(id, ..)| is_alive(id)) {
+                let error = JobError::SamePlace { path, there: there.clone(), other: other.clone() };
                 self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
                 return None;
             }
-            self.places.insert(place.path(), (first.id, what.to_string()));
+            self.places.insert(key, (first.id, path, what.to_string()));
         }
         let index = FileIndex(self.files.len() as u32);
         let now = Instant::now();
@@ -1484,13 +1486,8 @@ impl Downloader {
             || self.sources.values().any(is_dialled)
             || file.is_patient(now)
             || self.holders.any_put_off(is_holder, now);
-        let file = &mut self.files[index.0 as usize];
-        // A stream whose reader takes nothing waits for the reader, not for holders.
-        if is_awaited || matches!(file.target, Target::Stream(_)) {
-            file.alive = now;
-        } else if now.saturating_duration_since(file.alive) > STANDSTILL_TIMEOUT
-            && !self.believe_another(index, ctx)
-        {
+        let is_over = self.files[index.0 as usize].stands_still(is_awaited, now);
+        if is_over && !self.believe_another(index, ctx) {
             let file = &self.files[index.0 as usize];
             let mut reasons = file.reasons(&self.holders);
             for source in self.sources.values().filter(|source| file.holder(&source.peer).is_some()) {

@@ -142,6 +142,8 @@ pub enum JobError {
     SamePlace {
         /// The place.
         path: PathBuf,
+        /// The place of the other file, whose name is the same or one with it on other systems.
+        there: PathBuf,
         /// What was typed for the other file.
         other: String,
     },
@@ -183,8 +185,12 @@ impl fmt::Display for JobError {
             }
             JobError::Refused { tracker, why } => write!(f, "the tracker {tracker} refused: {why}"),
             JobError::Disk { path, why, .. } => write!(f, "{}: {why}", path.display()),
-            JobError::SamePlace { path, other } => {
+            JobError::SamePlace { path, there, other } if path == there => {
                 write!(f, "{} is where {other} goes, which is another file", path.display())
+            }
+            JobError::SamePlace { path, there, .. } => {
+                let (path, there) = (path.display(), there.display());
+                write!(f, "{path} and {there}, where another file goes, are one name on other systems")
             }
             JobError::TargetExists(path) => write!(f, "{} exists and has another content", path.display()),
             JobError::Interrupted => f.write_str("interrupted"),

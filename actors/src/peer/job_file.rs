@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::base::limits::{LOST_PATIENCE, MAX_LOST_PATIENCE, MISSING_PAUSE, MISSING_PAUSE_MAX};
+use crate::base::limits::{
+    LOST_PATIENCE, MAX_LOST_PATIENCE, MISSING_PAUSE, MISSING_PAUSE_MAX, STANDSTILL_TIMEOUT,
+};
 use crate::base::{FileId, FileName, Geometry, PeerId, What};
 use crate::content::tree::Proof;
 use crate::peer::assembler::Place;
@@ -338,6 +340,15 @@ impl JobFile {
         is_due
     }
 
+    /// Whether nothing of it has come, and nothing was awaited, for too long.
+    pub(super) fn stands_still(&mut self, is_awaited: bool, now: Instant) -> bool {
+        // A stream whose reader takes nothing waits for the reader, not for holders.
+        if is_awaited || matches!(self.target, Target::Stream(_)) {
+            self.alive = now;
+        }
+        now.saturating_duration_since(self.alive) > STANDSTILL_TIMEOUT
+    }
+
     /// Strikes a holder out, under whichever size it is entered.
     fn disclaim(&mut self, peer: &PeerId) {
         for holders in self.claims.values_mut() {
@@ -429,5 +440,68 @@ impl JobFile {
     /// Who delivered how much.
     pub(super) fn shares(&self) -> Vec<SourceShare> {
         self.delivered.iter().map(|(peer, bytes)| SourceShare { peer: peer.clone(), bytes: *bytes }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::content::Folder;
+
+    fn file(now: Instant) -> JobFile {
+        let id = FileId::from_bytes([7; 32]);
+        JobFile::new(What::from(id), id, "x".parse().unwrap(), Target::Stream(None), now)
+    }
+
+    #[test]
+    fn who_says_it_lacks_the_file_is_asked_again_after_longer_and_longer_pauses() {
+        let mut now = Instant::now();
+        let (mut file, p) = (file(now), "p".parse::<PeerId>().unwrap());
+        for pause in [1, 2, 4, 8, 16, 30, 30].map(Duration::from_secs) {
+            file.lose(&p, "lacks it".into(), now);
+            let lost = &file.lost[&p];
+            assert!(
+                !lost.may_be_asked(now + pause - Duration::from_millis(1)) && lost.may_be_asked(now + pause)
+            );
+            now += pause;
+        }
+        assert_eq!((MISSING_PAUSE.as_secs(), MISSING_PAUSE_MAX.as_secs()), (1, 30));
+    }
+
+    #[test]
+    fn a_file_without_holders_is_looked_for_for_a_while_which_one_holder_prolongs_a_few_times() {
+        let mut now = Instant::now();
+        let (mut file, p) = (file(now), "p".parse::<PeerId>().unwrap());
+        assert!(!file.is_patient(now) && !file.is_lost_due(now));
+        for _ in 0..MAX_LOST_PATIENCE {
+            file.lose(&p, "lacks it".into(), now);
+            assert!(file.is_patient(now + LOST_PATIENCE - Duration::from_millis(1)) && file.is_lost_due(now));
+            assert!(!file.is_lost_due(now), "it was looked for just now");
+            now += LOST_PATIENCE;
+            assert!(!file.is_patient(now) && file.is_lost_due(now) && !file.is_lost_due(now));
+            now += MISSING_PAUSE;
+        }
+        file.lose(&p, "lacks it".into(), now);
+        assert!(!file.is_patient(now));
+    }
+
+    #[test]
+    fn a_file_of_which_nothing_is_awaited_for_half_a_minute_stands_still() {
+        let start = Instant::now();
+        let target = Target::Place(Place {
+            folder: Arc::new(Folder::open(std::path::Path::new("/")).unwrap()),
+            name: "x".parse().unwrap(),
+            overwrite: false,
+            is_noted: false,
+            namesake: None,
+        });
+        let mut file = JobFile { target, ..file(start) };
+        assert!(!file.stands_still(true, start + STANDSTILL_TIMEOUT));
+        assert!(!file.stands_still(false, start + 2 * STANDSTILL_TIMEOUT));
+        assert!(file.stands_still(false, start + 2 * STANDSTILL_TIMEOUT + Duration::from_millis(1)));
+        file.target = Target::Stream(None);
+        assert!(!file.stands_still(false, start + 9 * STANDSTILL_TIMEOUT), "its reader may be slow");
     }
 }

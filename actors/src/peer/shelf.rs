@@ -88,7 +88,7 @@ pub struct Shelf {
     library: Option<SharedFiles>,
     parts: HashMap<FileId, (FileName, Arc<PartData>)>,
     tracker: Recipient<ListChanged>,
-    /// Counts up whenever a part has got a span.
+    /// Counts up whenever a part has got a span, or was given up.
     growth: watch::Sender<u64>,
 }
 
@@ -226,6 +226,8 @@ impl Handler<Lend> for Shelf {
             Lend::Ended { id } => {
                 if let Some((name, part)) = self.parts.remove(&id) {
                     self.withdraw(&name, &part);
+                    // Who tells others of it lets go of it.
+                    self.growth.send_modify(|spans| *spans = spans.wrapping_add(1));
                 }
             }
         }

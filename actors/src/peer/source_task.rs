@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ use crate::net::blocks::{FrameReader, send_messages};
 use crate::net::link::LinkError;
 use crate::net::{dial, greeting};
 use crate::peer::assembler::{Handoff, SpansArrived, Verdict};
-use crate::peer::dialling::{DialEnded, MayDial};
+use crate::peer::dialling::MayDial;
 use crate::peer::source_connection::{Order, SourceConfig, SourceFact, TaskFact};
 use crate::plan::{DialEnd, Ending, FileIndex, Request};
 use crate::wire::Hello;
@@ -106,14 +106,15 @@ impl SourceTask {
     /// Dials and greets, if its address may be dialled; or why this is not the peer that is wanted.
     async fn connect(&self) -> Result<Result<Talk, Ending>, LinkError> {
         let (address, permits) = (self.config.address, &self.config.permits);
-        // Without who permits it, the process is ending.
-        if let Ok(Err(wait)) = permits.may_dial.send(MayDial(address)).await {
-            return Ok(Err(Ending::PutOff(wait)));
-        }
-        let mut permit = DialPermit { ended: &permits.ended, address, end: DialEnd::LeftOff };
+        let mut permit = match permits.may_dial.send(MayDial(address)).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(wait)) => return Ok(Err(Ending::PutOff(wait))),
+            // Without who permits it, the process is ending.
+            Err(_) => return Ok(Err(Ending::NotNeeded)),
+        };
         let stream = match dial(address).await {
             Ok(stream) => stream,
-            Err(error) if is_ours(&error) => {
+            Err(error) if is_ours(&error, address) => {
                 permit.end = DialEnd::NotMade;
                 return Ok(Err(Ending::NotMade(error.to_string())));
             }
@@ -149,25 +150,26 @@ impl SourceTask {
     }
 }
 
-/// A dial that is being made; dropped, it tells what came of it.
-struct DialPermit<'a> {
-    ended: &'a Recipient<DialEnded>,
-    address: SocketAddr,
-    end: DialEnd,
-}
-
-impl Drop for DialPermit<'_> {
-    fn drop(&mut self) {
-        self.ended.do_send(DialEnded { address: self.address, end: self.end });
+/// Whether a dial failed for want of something of ours, before anything went out: a descriptor, a port, a
+/// link that is up.
+fn is_ours(error: &io::Error, address: SocketAddr) -> bool {
+    match Errno::from_io_error(error) {
+        Some(
+            Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL | Errno::NETDOWN,
+        ) => true,
+        // A router says so too, of networks behind it.
+        Some(Errno::NETUNREACH) => !has_route(address),
+        _ => false,
     }
 }
 
-/// Whether a dial failed for want of something of ours, before anything went out.
-fn is_ours(error: &io::Error) -> bool {
-    let errno = Errno::from_io_error(error);
-    errno.is_some_and(|errno| {
-        [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL].contains(&errno)
-    })
+/// Whether packets to this address would leave this machine. None is sent.
+fn has_route(address: SocketAddr) -> bool {
+    let any = match address {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(address)).is_ok()
 }
 
 fn ending_of(error: LinkError) -> Ending {
@@ -452,5 +454,33 @@ async fn settled(handing_over: &mut Option<HandingOver>) -> Option<Verdict> {
             verdict
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_we_lack_ourselves_is_told_from_what_the_other_side_refuses() {
+        let address = ([127, 0, 0, 1], 9).into();
+        assert!(has_route(address));
+        for (errno, ours) in [
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::NOBUFS, true),
+            (Errno::NOMEM, true),
+            (Errno::ADDRNOTAVAIL, true),
+            (Errno::NETDOWN, true),
+            // There is a route, so a router has said it.
+            (Errno::NETUNREACH, false),
+            (Errno::HOSTUNREACH, false),
+            (Errno::CONNREFUSED, false),
+            (Errno::CONNRESET, false),
+            (Errno::TIMEDOUT, false),
+        ] {
+            assert_eq!(is_ours(&errno.into(), address), ours, "{errno}");
+        }
+        assert!(!is_ours(&io::ErrorKind::TimedOut.into(), address));
     }
 }

@@ -7,26 +7,26 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 use actix::Recipient;
 use bytes::Bytes;
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::base::limits::{
     ACCEPT_BACKOFF, BUSY_RETRY, CROWDED_IDLE_TIMEOUT, DESCRIPTOR_PATIENCE, HAVE_EVERY, IDLE_TIMEOUT,
     MANIFEST_FRAME_SPANS, MAX_OPEN_FILES_PER_UPLOAD, MAX_REQUEST_SPANS, MAX_SMALL_READ_FILES,
-    MAX_WAITING_REQUEST_BYTES, MIN_SPAN_BLOCKS, REQUEST_TIMEOUT, TURN_TIMEOUT,
+    MAX_WAITING_REQUEST_BYTES, MIN_SPAN_BLOCKS, TURN_TIMEOUT,
 };
 use crate::base::{BlockRun, FileId, Geometry, PeerId, SpanIndex, SpanSet};
 use crate::content::part::PartData;
+use crate::net::address::site;
 use crate::net::blocks::{Blocks, BlocksSink, FrameReader, send_messages};
 use crate::net::greeting;
 use crate::net::limiter::Limiter;
-use crate::net::link::{LinkError, write_all};
+use crate::net::link::{LinkError, linger, write_all};
 use crate::net::reached::seen_by;
 use crate::peer::block_server::{Admit, Closed, Crowded, Give, Gives, Serving};
 use crate::peer::library::{OpenError, ReadSmall, Suspect};
@@ -106,7 +106,7 @@ async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
 
 /// Waits until `from`, and then for spans that have come since they were last looked at. Cancel safe.
 async fn grown(growth: &mut watch::Receiver<u64>, from: Instant) {
-    sleep_until(from.into()).await;
+    sleep_until(from).await;
     // Who has the sender ends us: nothing grows any more, and the connection has other things to do.
     if growth.changed().await.is_err() {
         std::future::pending().await
@@ -173,12 +173,12 @@ impl Connection {
         }
         let since = Instant::now();
         let header = loop {
-            let from = self.upload.from.ip().to_canonical();
+            let from = site(self.upload.from.ip());
             let is_crowded = self.upload.crowded.borrow_and_update().by(from);
             let until =
                 if is_crowded { self.idle_since + CROWDED_IDLE_TIMEOUT } else { since + IDLE_TIMEOUT };
             tokio::select! {
-                header = timeout_at(until.into(), self.reader.header(FrameLimits::REQUEST)) => {
+                header = timeout_at(until, self.reader.header(FrameLimits::REQUEST)) => {
                     match header {
                         Ok(header) => break header?,
                         Err(_) if is_crowded => {
@@ -195,10 +195,7 @@ impl Connection {
             }
         };
         match header {
-            FrameHeader::Control { len } => {
-                let request = timeout(REQUEST_TIMEOUT, self.reader.message(len)).await;
-                Ok(Some(request.map_err(|_| LinkError::Idle(REQUEST_TIMEOUT))??))
-            }
+            FrameHeader::Control { len } => Ok(Some(self.reader.request(len).await?)),
             FrameHeader::Blocks { .. } => Err(LinkError::Unexpected("BLOCKS")),
         }
     }
@@ -220,6 +217,12 @@ impl Connection {
             }
         }
         self.told.retain(|(.., told)| !told.is_full());
+        // What was given up is not held open.
+        let is_given_up =
+            |(id, part, _): &(FileId, Arc<PartData>, SpanSet)| (!part.is_unchanged()).then_some(*id);
+        for id in self.told.iter().filter_map(is_given_up).collect::<Vec<_>>() {
+            self.forget(id);
+        }
         if news.is_empty() { Ok(()) } else { self.answer(&news).await }
     }
 
@@ -252,14 +255,21 @@ impl Connection {
         why: &'static str,
         error: LinkError,
     ) -> Result<(), LinkError> {
-        self.answer(&[FromHolder::Refused { refusal, why: why.into() }]).await?;
+        self.last_words(FromHolder::Refused { refusal, why: why.into() }).await?;
         Err(error)
     }
 
     /// Says that the getter is to come back later.
     async fn say_busy(&mut self) -> Result<(), LinkError> {
         let retry_after_ms = BUSY_RETRY.as_millis() as u32;
-        self.answer(&[FromHolder::Busy { retry_after_ms }]).await
+        self.last_words(FromHolder::Busy { retry_after_ms }).await
+    }
+
+    /// Says this, and has it arrive: the connection is closed behind it, whatever has come meanwhile.
+    async fn last_words(&mut self, words: FromHolder) -> Result<(), LinkError> {
+        self.answer(&[words]).await?;
+        linger(self.reader.stream_mut()).await;
+        Ok(())
     }
 
     async fn open(&mut self, id: FileId, wants_manifest: bool) -> Result<(), LinkError> {
@@ -273,6 +283,9 @@ impl Connection {
             vec![FromHolder::Opened { id, size, spans: spans_bytes(&spans), manifest: !manifest.is_empty() }];
         if let (Served::Part(part), Some(spans)) = (&file, spans) {
             self.told.retain(|(told, ..)| *told != id);
+            if self.told.len() == MAX_OPEN_FILES_PER_UPLOAD {
+                self.told.remove(0);
+            }
             self.told.push((id, Arc::clone(part), spans));
         }
         answers.extend(manifest.chunks(MANIFEST_FRAME_SPANS).map(|part| {
@@ -521,4 +534,59 @@ async fn in_turn(
     };
     *is_slow = began.elapsed() >= TURN_TIMEOUT;
     sent
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use tokio::task::{JoinSet, LocalSet};
+
+    use super::*;
+    use crate::base::limits::MAX_SENDING_UPLOADS;
+
+    #[tokio::test(start_paused = true)]
+    async fn eight_send_at_a_time_and_who_is_slow_keeps_nobody_waiting() {
+        let (turns, sending) = (Rc::new(Semaphore::new(MAX_SENDING_UPLOADS)), Rc::new(Cell::new((0, 0))));
+        let send = |time: Duration| {
+            let (turns, sending, start) = (Rc::clone(&turns), Rc::clone(&sending), Instant::now());
+            async move {
+                let mut is_slow = false;
+                let take = async {
+                    let (now, most) = sending.get();
+                    sending.set((now + 1, most.max(now + 1)));
+                    sleep(time).await;
+                    let (now, most) = sending.get();
+                    sending.set((now - 1, most));
+                    Ok(())
+                };
+                in_turn(&turns, &mut is_slow, take).await.unwrap();
+                (is_slow, start.elapsed())
+            }
+        };
+        let story = async {
+            let quick = TURN_TIMEOUT / 2;
+            let mut all = JoinSet::new();
+            (0..3 * MAX_SENDING_UPLOADS).for_each(|_| drop(all.spawn_local(send(quick))));
+            let mut ended = all.join_all().await;
+            ended.sort();
+            for (number, one) in ended.into_iter().enumerate() {
+                assert_eq!(one, (false, quick * (number / MAX_SENDING_UPLOADS + 1) as u32));
+            }
+            assert_eq!(sending.get(), (0, MAX_SENDING_UPLOADS));
+
+            let mut slow = JoinSet::new();
+            (0..MAX_SENDING_UPLOADS).for_each(|_| drop(slow.spawn_local(send(10 * TURN_TIMEOUT))));
+            tokio::task::yield_now().await;
+            assert_eq!(
+                send(quick).await,
+                (false, TURN_TIMEOUT + quick),
+                "it waits for their turns, and no longer"
+            );
+            assert!(slow.join_all().await.into_iter().all(|one| one == (true, 10 * TURN_TIMEOUT)));
+        };
+        LocalSet::new().run_until(story).await;
+    }
 }

@@ -29,8 +29,8 @@ use super::slab::{Handle, Slab};
 use super::sorted::{Entry, Sorted};
 use super::texts::Text;
 use crate::base::limits::{
-    LIST_FRAME_BYTES, MAX_ANSWER_CANDIDATES, MAX_ANSWER_NAMES, MAX_CATALOGUE_ENTRIES, MAX_FILES_PER_PEER,
-    MAX_PAGE_ENTRIES, MAX_PEERS,
+    LIST_FRAME_BYTES, MAX_ANSWER_CANDIDATES, MAX_ANSWER_NAMES, MAX_CATALOGUE_ENTRIES,
+    MAX_CATALOGUE_NAME_BYTES, MAX_FILES_PER_PEER, MAX_NAME_BYTES, MAX_PAGE_ENTRIES, MAX_PEERS,
 };
 use crate::base::{FileId, FileName, PeerId, Question};
 use crate::wire::tracker::{ListedFile, ListedPeer, Listing};
@@ -57,6 +57,8 @@ pub struct CatalogueLimits {
     pub files_per_peer: usize,
     /// Entries of all lists.
     pub entries: usize,
+    /// Bytes of all names.
+    pub name_bytes: usize,
 }
 
 impl Default for CatalogueLimits {
@@ -65,6 +67,7 @@ impl Default for CatalogueLimits {
             peers: MAX_PEERS,
             files_per_peer: MAX_FILES_PER_PEER,
             entries: MAX_CATALOGUE_ENTRIES,
+            name_bytes: MAX_CATALOGUE_NAME_BYTES,
         }
     }
 }
@@ -103,6 +106,9 @@ pub enum CatalogueError {
     /// No room in the catalogue.
     #[error("this tracker takes {0} files of all peers together and has as many")]
     Full(usize),
+    /// No room for further names.
+    #[error("this tracker takes names of {0} bytes in all and has as many")]
+    NamesFull(usize),
 }
 
 /// How much is in a catalogue.
@@ -331,6 +337,13 @@ impl Catalogue {
             }
             if self.entries + new > self.limits.entries {
                 return Err(CatalogueError::Full(self.limits.entries));
+            }
+        }
+        let most = self.limits.name_bytes;
+        if self.names.text_bytes() + listings.len() * MAX_NAME_BYTES > most {
+            let new_bytes = self.names.new_text_bytes(listings.iter().map(|listing| &listing.name));
+            if self.names.text_bytes() + new_bytes > most {
+                return Err(CatalogueError::NamesFull(most));
             }
         }
         for listing in listings {

@@ -11,12 +11,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::base::limits::{
-    DIAL_PAUSE, DIAL_PUT_OFF, DIAL_TIMEOUT, DIAL_WINDOW, HELLO_TIMEOUT, MAX_DIAL_FAILURES,
-    MAX_DIALLED_ADDRESSES, MAX_DIALS_IN_WINDOW,
+    DIAL_PAUSE, DIAL_PUT_OFF, DIAL_WINDOW, MAX_DIAL_FAILURES, MAX_DIALLED_ADDRESSES, MAX_DIALS_IN_WINDOW,
 };
-
-/// A dial whose end nobody has told by then will not be told of: its job ended between the permit and the dial.
-const LONGEST_DIAL: Duration = DIAL_TIMEOUT.saturating_add(HELLO_TIMEOUT);
 
 /// What came of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +50,7 @@ struct Dialled {
 }
 
 impl Dials {
-    /// Counts a dial to this address that is to be made now.
+    /// Counts a dial to this address that is to be made now; its end has to be told.
     ///
     /// # Errors
     /// It may not be dialled now: how long to wait.
@@ -132,8 +128,7 @@ impl Dialled {
         }
         let put_off = self.put_off_until.map_or(Duration::ZERO, until);
         // Of two jobs that begin at the same time, one finds out for both.
-        let is_pending = self.is_pending && self.last.is_some_and(|at| now < at + LONGEST_DIAL);
-        let pending = if is_pending { DIAL_PAUSE } else { Duration::ZERO };
+        let pending = if self.is_pending { DIAL_PAUSE } else { Duration::ZERO };
         let is_full = self.recent.len() >= MAX_DIALS_IN_WINDOW;
         let full =
             self.recent.front().filter(|_| is_full).map_or(Duration::ZERO, |at| until(*at + DIAL_WINDOW));
@@ -144,6 +139,7 @@ impl Dialled {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::limits::DIAL_TIMEOUT;
     use crate::plan::{Ending, Holders};
 
     fn address(number: u16) -> SocketAddr {
@@ -167,14 +163,6 @@ mod tests {
             assert!(second > 0 || dials.dial(address(2), now).is_ok(), "another address has its own");
         }
         assert_eq!(made, [0, 1, 60, 660, 661, 720, 1320, 1321, 1380]);
-    }
-
-    #[test]
-    fn a_dial_of_which_no_end_is_told_holds_others_up_for_a_while_only() {
-        let (mut dials, start) = (Dials::default(), Instant::now());
-        assert_eq!(dials.dial(address(1), start), Ok(()));
-        assert_eq!(dials.dial(address(1), after(start, 1)), Err(DIAL_PAUSE));
-        assert_eq!(dials.dial(address(1), start + LONGEST_DIAL), Ok(()));
     }
 
     #[test]

@@ -59,8 +59,8 @@ const MAX_FAILURES: u32 = 3;
 const MAX_BUSY: u32 = 30;
 
 impl Ending {
-    /// What to do after this ending; `failures` counts it and the ones before it since the source
-    /// last delivered a span.
+    /// What to do after this ending; `failures` counts it and the ones of its kind before it since the source
+    /// last delivered a span: that it was busy, or that it failed otherwise.
     pub fn policy(&self, failures: u32) -> Policy {
         match self {
             Ending::Unreachable(_) | Ending::Cut(_) | Ending::Stalled(_) => {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::base::PeerId;
-use crate::base::limits::MAX_HEARD_HOLDERS;
+use crate::base::limits::{MAX_DIAL_WAIT, MAX_HEARD_HOLDERS, MAX_LOST_PATIENCE};
 use crate::plan::{Ending, Policy};
 
 /// What a job has to do with one holder.
@@ -28,8 +28,14 @@ struct Entry {
     is_met: bool,
     /// Failures since it last delivered.
     failures: u32,
+    /// Times that it was busy since then.
+    busy: u32,
+    /// Times that it came back since then.
+    came_back: u32,
     /// Dials in a row that we could not make.
     unmade: u32,
+    /// When it was last put off for other jobs' sake, for longer than this one waits.
+    put_off: Option<Instant>,
     /// Whether trackers did not tell of it, who had before.
     is_unlisted: bool,
     /// How it last ended.
@@ -66,21 +72,35 @@ impl Holders {
             state: DialState::Ready(now),
             is_met: false,
             failures: 0,
+            busy: 0,
+            came_back: 0,
             unmade: 0,
+            put_off: None,
             is_unlisted: false,
             ending: None,
         };
         let entry = self.entries.entry(peer.clone()).or_insert_with(|| fresh.clone());
-        // A new address is a new process: what the old one did is not held against it.
-        if entry.address != address && entry.state != DialState::Connected {
-            *entry = fresh;
-        } else if std::mem::take(&mut entry.is_unlisted) {
+        let is_elsewhere = entry.address != address && entry.state != DialState::Connected;
+        let is_back = is_elsewhere || std::mem::take(&mut entry.is_unlisted);
+        // Whoever comes back again and again and delivers nothing would keep a job that has no other.
+        if is_back && entry.came_back < MAX_LOST_PATIENCE {
+            let came_back = entry.came_back + 1;
+            // A new address is a new process: what the old one did is not held against it.
+            if is_elsewhere {
+                *entry = Entry { came_back, ..fresh };
+                return true;
+            }
+            entry.came_back = came_back;
             entry.failures = 0;
             let is_lie = entry.ending.as_ref().is_some_and(Ending::is_lie);
             if entry.state != DialState::Connected && !is_lie {
                 entry.state = DialState::Ready(now);
                 self.listed_again.push(address);
             }
+        } else if entry.put_off.is_some_and(|at| now >= at + MAX_DIAL_WAIT) {
+            // Another job may have heard that it came back.
+            entry.put_off = None;
+            entry.state = DialState::Ready(now);
         }
         true
     }
@@ -143,20 +163,25 @@ impl Holders {
     /// A source delivered something: earlier failures are forgiven.
     pub fn delivered(&mut self, peer: &PeerId) {
         if let Some(entry) = self.entries.get_mut(peer) {
-            entry.failures = 0;
+            (entry.failures, entry.busy, entry.came_back) = (0, 0, 0);
         }
     }
 
     /// A source ended.
     pub fn ended(&mut self, peer: &PeerId, ending: Ending, now: Instant) {
         let Some(entry) = self.entries.get_mut(peer) else { return };
-        entry.failures += u32::from(ending.is_failure());
+        let is_busy = matches!(ending, Ending::Busy(_));
+        let count = if is_busy { &mut entry.busy } else { &mut entry.failures };
+        *count += u32::from(ending.is_failure());
+        let count = *count;
         entry.unmade = if matches!(ending, Ending::NotMade(_)) { entry.unmade + 1 } else { 0 };
-        entry.state = match ending.policy(entry.failures) {
+        entry.state = match ending.policy(count) {
             _ if entry.unmade >= MAX_UNMADE => DialState::GivenUp,
             Policy::AgainAfter(wait) => DialState::Ready(now + wait),
             Policy::Never => DialState::GivenUp,
         };
+        let is_put_off = matches!(ending, Ending::PutOff(_)) && entry.state == DialState::GivenUp;
+        entry.put_off = is_put_off.then_some(now);
         // That it is put off says less than why.
         if entry.ending.is_none() || !matches!(ending, Ending::PutOff(_)) {
             entry.ending = Some(ending);
@@ -168,7 +193,7 @@ impl Holders {
         for entry in self.entries.values_mut() {
             if entry.state == DialState::GivenUp && !entry.ending.as_ref().is_some_and(Ending::is_lie) {
                 entry.state = DialState::Ready(now);
-                entry.failures = 0;
+                (entry.failures, entry.busy, entry.came_back, entry.put_off) = (0, 0, 0, None);
             }
         }
     }
@@ -250,8 +275,9 @@ fn is_at(address: SocketAddr, listener: SocketAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::str::FromStr;
+
     use super::*;
-    use crate::base::limits::MAX_DIAL_WAIT;
     use std::time::Duration;
 
     fn address(port: u16) -> SocketAddr {
@@ -419,6 +445,72 @@ mod tests {
         assert_eq!(holders.dial(|_| true, now, &mut rng), None);
         assert_eq!(holders.take_listed_again(), [address(1)]);
         assert_eq!(holders.take_listed_again(), []);
+    }
+
+    #[test]
+    fn who_comes_back_again_and_again_and_delivers_nothing_is_given_up() {
+        let mut now = Instant::now();
+        let mut rng = fastrand::Rng::with_seed(6);
+        for moves in [false, true] {
+            let (mut holders, p) = (holders(), PeerId::from_str("p").unwrap());
+            let mut lives = 0;
+            let mut live = |holders: &mut Holders| {
+                lives += 1;
+                holders.unlisted(&p);
+                holders.learn(&p, address(if moves { lives } else { 1 }), now);
+                let mut is_dialled = false;
+                while holders.any_hope(|_| true) {
+                    is_dialled = true;
+                    assert!(holders.dial(|_| true, now, &mut rng).is_some());
+                    holders.met(&p);
+                    holders.ended(&p, Ending::Cut("cut".into()), now);
+                    now += Duration::from_secs(60);
+                }
+                is_dialled
+            };
+            for _ in 0..=MAX_LOST_PATIENCE {
+                assert!(live(&mut holders));
+            }
+            assert!(!live(&mut holders) && !live(&mut holders), "it came back often enough");
+            holders.delivered(&p);
+            assert!(live(&mut holders), "who delivers may");
+        }
+    }
+
+    #[test]
+    fn who_is_put_off_is_tried_again_after_a_while_if_trackers_tell_of_it() {
+        let now = Instant::now();
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut holders = holders();
+        let p = PeerId::from_str("p").unwrap();
+        holders.learn(&p, address(1), now);
+        for try_at in [now, now + MAX_DIAL_WAIT] {
+            holders.learn(&p, address(1), try_at);
+            assert!(holders.dial(|_| true, try_at, &mut rng).is_some());
+            holders.ended(&p, Ending::PutOff(2 * MAX_DIAL_WAIT), try_at);
+            holders.learn(&p, address(1), try_at + MAX_DIAL_WAIT / 2);
+            assert!(!holders.any_hope(|_| true), "it holds no job up");
+        }
+    }
+
+    #[test]
+    fn that_a_holder_is_busy_is_not_counted_with_its_failures() {
+        let now = Instant::now();
+        let mut rng = fastrand::Rng::with_seed(8);
+        let mut holders = holders();
+        let p = PeerId::from_str("p").unwrap();
+        holders.learn(&p, address(1), now);
+        let mut fail = |holders: &mut Holders, ending: Ending| {
+            assert!(holders.dial(|_| true, now + MAX_DIAL_WAIT, &mut rng).is_some());
+            holders.ended(&p, ending, now);
+            holders.any_hope(|_| true)
+        };
+        for _ in 0..5 {
+            assert!(fail(&mut holders, Ending::Busy(Duration::from_secs(2))));
+        }
+        for is_hope in [true, true, false] {
+            assert_eq!(fail(&mut holders, Ending::Cut("cut".into())), is_hope);
+        }
     }
 
     #[test]

@@ -710,6 +710,32 @@ mod tests {
         assert!(queue.len() as u64 <= (MAX_WINDOW_BYTES + MAX_RUN_BYTES) / SPAN, "{}", queue.len());
     }
 
+    #[test]
+    fn a_source_of_no_use_for_half_a_minute_makes_room_unless_it_alone_has_all() {
+        let start = Instant::now();
+        let (mut plan, ..) = plan_of(4000, 3, start);
+        assert_eq!(plan.retire_poor(3, start + USELESS_TIMEOUT - Duration::from_millis(1)), 0);
+        assert_eq!(plan.retire_poor(3, start + USELESS_TIMEOUT), 2);
+        assert_eq!(plan.retired().len(), 2, "they owe nothing");
+    }
+
+    #[test]
+    fn a_source_is_asked_for_so_many_small_files_at_a_time_and_no_more() {
+        let now = Instant::now();
+        let (mut plan, small) = (JobPlan::new(7), Geometry::new(10).unwrap());
+        let source = plan.add_source(now);
+        for file in (0..2 * MAX_REQUESTS_IN_FLIGHT as u32).map(FileIndex) {
+            plan.add_file(file, small, SpanSet::empty(&small));
+            plan.set_holding(source, file, Some(Holding::All));
+        }
+        let asked = spans_of(&plan.assign(source, now));
+        assert_eq!(asked.len(), MAX_REQUESTS_IN_FLIGHT);
+        assert_eq!(plan.assign(source, now), []);
+        let (file, span) = asked[0];
+        plan.stored(source, file, span, now);
+        assert_eq!(spans_of(&plan.assign(source, now)).len(), 1);
+    }
+
     fn random_set(geometry: &Geometry, seed: u64) -> SpanSet {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut set = SpanSet::empty(geometry);

@@ -33,6 +33,11 @@ impl<T> Slab<T> {
         handle
     }
 
+    /// All values.
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.places.iter_mut().flatten()
+    }
+
     pub(super) fn remove(&mut self, handle: Handle) -> T {
         let value = self.places[handle as usize].take().expect("a handle that is kept names a value");
         self.free.push(handle);

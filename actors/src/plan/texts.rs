@@ -6,12 +6,17 @@
 
 /// Texts are stored in steps of so many bytes.
 const STEP_BYTES: usize = 8;
+/// Fewer free bytes than this are left as they are.
+const WORTH_MOVING_BYTES: usize = 16 << 20;
 
 /// All texts.
 #[derive(Debug)]
 pub(super) struct Texts {
     /// Those of 1 to 8 bytes, those of 9 to 16, and so on.
     classes: Vec<Class>,
+    /// Bytes of places in which there are texts, and of those that are free.
+    kept_bytes: usize,
+    free_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +50,28 @@ impl Text {
 
 impl Texts {
     pub(super) const fn new() -> Texts {
-        Texts { classes: Vec::new() }
+        Texts { classes: Vec::new(), kept_bytes: 0, free_bytes: 0 }
+    }
+
+    /// Bytes that the places of texts have.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
+    #[cfg(test)]
+    pub(super) fn place_bytes_in_all(&self) -> usize {
+        self.kept_bytes + self.free_bytes
+    }
+
+    /// Bytes of the place that a text has or would have.
+    pub(super) fn place_bytes(len_bytes: usize) -> usize {
+        len_bytes.next_multiple_of(STEP_BYTES)
+    }
+
+    /// Whether more is free than is kept, and worth moving what is kept: whoever lists names of one length
+    /// after the other, and leaves one of each, would have the free places of all lengths add up.
+    pub(super) fn is_mostly_free(&self) -> bool {
+        self.free_bytes > self.kept_bytes.max(WORTH_MOVING_BYTES)
     }
 
     /// Keeps a text of at most 65,535 bytes.
@@ -57,11 +83,18 @@ impl Texts {
         }
         let class_bytes = kept.class() * STEP_BYTES;
         let class = &mut self.classes[kept.class()];
-        kept.place = class.free.pop().unwrap_or_else(|| {
-            let place = class.bytes.len().checked_div(class_bytes).unwrap_or_default();
-            class.bytes.resize(class.bytes.len() + class_bytes, 0);
-            u32::try_from(place).expect("the catalogue's caps are far below 2^32")
-        });
+        self.kept_bytes += class_bytes;
+        kept.place = match class.free.pop() {
+            Some(place) => {
+                self.free_bytes -= class_bytes;
+                place
+            }
+            None => {
+                let place = class.bytes.len().checked_div(class_bytes).unwrap_or_default();
+                class.bytes.resize(class.bytes.len() + class_bytes, 0);
+                u32::try_from(place).expect("the catalogue's caps are far below 2^32")
+            }
+        };
         class.bytes[kept.start()..][..text.len()].copy_from_slice(text.as_bytes());
         kept
     }
@@ -75,7 +108,11 @@ impl Texts {
     pub(super) fn remove(&mut self, text: Text) {
         let class = &mut self.classes[text.class()];
         class.free.push(text.place);
-        if class.free.len() * text.class() * STEP_BYTES == class.bytes.len() {
+        let place_bytes = text.class() * STEP_BYTES;
+        self.kept_bytes -= place_bytes;
+        self.free_bytes += place_bytes;
+        if class.free.len() * place_bytes == class.bytes.len() {
+            self.free_bytes -= class.bytes.len();
             *class = Class::default();
         }
     }
@@ -104,6 +141,10 @@ mod tests {
                     prop_assert_eq!(texts.get(*place), text.as_bytes());
                 }
                 most = most.max(kept.len());
+                let place_bytes = |(_, text): &(Text, String)| Texts::place_bytes(text.len());
+                prop_assert_eq!(texts.kept_bytes(), kept.iter().map(place_bytes).sum::<usize>());
+                let stored: usize = texts.classes.iter().map(|class| class.bytes.len()).sum();
+                prop_assert_eq!(texts.kept_bytes + texts.free_bytes, stored);
             }
             let stored: usize = texts.classes.iter().map(|class| class.bytes.len()).sum();
             prop_assert!(stored <= most * 11 * STEP_BYTES);

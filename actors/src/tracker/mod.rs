@@ -39,10 +39,11 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::base::limits::{
-    HEALTH_CHECK_EVERY, LISTEN_BACKLOG, MAX_CONNECTIONS_HAVING_TURN, MAX_REFUSING_CONNECTIONS,
-    MAX_TRACKER_CONNECTIONS, MAX_TRACKER_CONNECTIONS_PER_ADDRESS, MIN_REFRESH_INTERVAL,
-    SHUTDOWN_STEP_TIMEOUT,
+    HEALTH_CHECK_EVERY, LISTEN_BACKLOG, MAX_CONNECTIONS_HAVING_TURN, MAX_LONG_FRAMES,
+    MAX_REFUSING_CONNECTIONS, MAX_TRACKER_CONNECTIONS, MAX_TRACKER_CONNECTIONS_PER_ADDRESS,
+    MIN_REFRESH_INTERVAL, SHUTDOWN_STEP_TIMEOUT,
 };
+use crate::net::address::site;
 use crate::net::listener::accept_until;
 use crate::plan::catalogue::{Catalogue, CatalogueLimits, ConnectionId};
 use crate::plan::confirmation::Schedule;
@@ -69,6 +70,16 @@ pub struct TrackerLimits {
     pub connections_per_address: usize,
     /// Caps of the catalogue.
     pub catalogue: CatalogueLimits,
+}
+
+impl TrackerLimits {
+    /// Makes room for as many connections, if there is less: each registered peer has one.
+    pub fn allow_connections(&mut self, connections: usize) {
+        if connections > self.connections {
+            self.connections = connections;
+            self.connections_per_address = connections / 4 * 3;
+        }
+    }
 }
 
 impl Default for TrackerLimits {
@@ -175,6 +186,7 @@ pub fn start_with(
         shared: Arc::new(Shared {
             registry,
             turns: Semaphore::new(MAX_CONNECTIONS_HAVING_TURN),
+            long_frames: Semaphore::new(MAX_LONG_FRAMES),
             refresh_interval: config.refresh_interval,
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
@@ -236,7 +248,7 @@ struct Tracker {
 }
 
 impl Tracker {
-    /// A place for a connection from there, or why there is none.
+    /// A place for a connection from this site, or why there is none.
     fn take_slot(&mut self, from: IpAddr) -> Result<Slot, &'static str> {
         let full = |_| "this tracker has as many connections as it takes; try again later";
         let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(full)?;
@@ -291,7 +303,7 @@ impl Handler<Accepted> for Tracker {
     fn handle(&mut self, Accepted { stream, from }: Accepted, _: &mut Context<Tracker>) {
         // Both fail only for a connection that is closed already.
         let (Ok(reached), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { return };
-        let slot = match self.take_slot(from.ip().to_canonical()) {
+        let slot = match self.take_slot(site(from.ip())) {
             Ok(slot) => slot,
             Err(why) => {
                 if !self.full {

@@ -110,9 +110,10 @@ impl From<CatalogueError> for Reply {
         let refusal = match error {
             CatalogueError::NotRegistered => Refusal::NotRegistered,
             CatalogueError::PeerIdTaken { .. } => Refusal::PeerIdTaken,
-            CatalogueError::TooManyPeers(_) | CatalogueError::TooManyFiles(_) | CatalogueError::Full(_) => {
-                Refusal::Limit
-            }
+            CatalogueError::TooManyPeers(_)
+            | CatalogueError::TooManyFiles(_)
+            | CatalogueError::Full(_)
+            | CatalogueError::NamesFull(_) => Refusal::Limit,
         };
         Reply::Frame(refused(refusal, error.to_string()))
     }

@@ -48,6 +48,8 @@ pub(super) struct Shared {
     pub(super) registry: Addr<PeerRegistry>,
     /// Whoever has one may bring requests before the registry.
     pub(super) turns: Semaphore,
+    /// Whoever has one may hold more than little of a frame that is not whole.
+    pub(super) long_frames: Semaphore,
     pub(super) refresh_interval: Duration,
     /// Ends them all.
     pub(super) stop: CancellationToken,
@@ -162,6 +164,7 @@ impl Handler<SocketEnded> for TrackerSession {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
     use std::pin::Pin;
     use std::task::Poll;
 
@@ -169,11 +172,15 @@ mod tests {
     use tokio::task::LocalSet;
     use tokio::time::Instant;
 
-    use crate::base::limits::{HELLO_TIMEOUT, IDLE_TIMEOUT, WRITE_STALL_TIMEOUT};
+    use crate::base::FileId;
+    use crate::base::limits::{
+        HELLO_TIMEOUT, IDLE_TIMEOUT, REQUEST_TIMEOUT, SHORT_FRAME_BYTES, WRITE_STALL_TIMEOUT,
+    };
     use crate::net::ControlLink;
     use crate::plan::catalogue::{Catalogue, CatalogueLimits};
     use crate::plan::confirmation::Schedule;
     use crate::tracker::deaths::Events;
+    use crate::wire::tracker::Listing;
     use crate::wire::{Hello, encode};
 
     /// A pipe does not tell that something has come without giving it.
@@ -183,27 +190,61 @@ mod tests {
         }
     }
 
-    /// A session on a pipe that holds `pipe_bytes` either way, its other end, and its tasks.
-    fn session(pipe_bytes: usize) -> (DuplexStream, TaskTracker) {
+    /// What sessions share where one has a turn, and one a place for a long frame.
+    fn shared() -> Arc<Shared> {
         let interval = Duration::from_secs(30);
         let schedule = Schedule::new(interval, fastrand::Rng::with_seed(1));
         let catalogue = Catalogue::new(CatalogueLimits::default(), fastrand::Rng::with_seed(1));
         let events = Events.start().recipient();
         let registry = PeerRegistry::start_with(catalogue, schedule, interval, events, &TaskTracker::new());
-        let (theirs, ours) = duplex(pipe_bytes);
-        let from = ([10, 0, 0, 1], 9).into();
-        let connection = Connection { id: ConnectionId(1), from, reached_at: from.ip() };
-        let slot = (Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(), None);
-        let shared = Arc::new(Shared {
+        Arc::new(Shared {
             registry,
             turns: Semaphore::new(1),
+            long_frames: Semaphore::new(1),
             refresh_interval: interval,
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
-        });
-        TrackerSession::start_on(connection, BufReader::new(ours), slot, &shared);
+        })
+    }
+
+    /// A session on a pipe that holds `pipe_bytes` either way; the other end.
+    fn connect(shared: &Arc<Shared>, number: u64, pipe_bytes: usize) -> DuplexStream {
+        let (theirs, ours) = duplex(pipe_bytes);
+        let from = ([10, 0, 0, 1], 9).into();
+        let connection = Connection { id: ConnectionId(number), from, reached_at: from.ip() };
+        let slot = (Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(), None);
+        TrackerSession::start_on(connection, BufReader::new(ours), slot, shared);
+        theirs
+    }
+
+    /// The other end of a session's pipe, and the session's tasks.
+    fn session(pipe_bytes: usize) -> (DuplexStream, TaskTracker) {
+        let shared = shared();
+        let theirs = connect(&shared, 1, pipe_bytes);
         shared.connections.close();
         (theirs, shared.connections.clone())
+    }
+
+    async fn greeted(stream: DuplexStream) -> ControlLink<DuplexStream> {
+        let mut link = ControlLink::new(stream);
+        link.write(&[hello()]).await.unwrap();
+        link.read::<FromTracker>().await.unwrap();
+        link.hello_is_done();
+        link
+    }
+
+    /// The frame of a list that is much longer than what may be held of an unfinished one.
+    fn long_frame() -> Vec<u8> {
+        let listing = |number: usize| Listing {
+            name: format!("{number:0100}").parse().unwrap(),
+            id: FileId::from_bytes([1; 32]),
+            size: 1,
+            complete: true,
+        };
+        let mut frame = Vec::new();
+        encode(&ToTracker::NewFile { files: (0..1000).map(listing).collect() }, &mut frame).unwrap();
+        assert!(frame.len() > 8 * SHORT_FRAME_BYTES);
+        frame
     }
 
     fn hello() -> ToTracker {
@@ -246,6 +287,63 @@ mod tests {
             link.read::<FromTracker>().await.unwrap();
             tasks.wait().await;
             assert_eq!(start.elapsed(), IDLE_TIMEOUT);
+        };
+        LocalSet::new().run_until(story).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_frame_that_trickles_ends_its_connection_after_ten_seconds() {
+        let story = async {
+            let (stream, tasks) = session(1024);
+            let (mut trickling, _) = greeted(stream).await.into_parts();
+            let start = Instant::now();
+            let frame = long_frame();
+            let (front, rest) = frame.split_at(2 * SHORT_FRAME_BYTES);
+            trickling.write_all(front).await.unwrap();
+            assert_eq!(start.elapsed(), Duration::ZERO, "who has a place is read");
+            let trickle = async {
+                for byte in rest {
+                    if trickling.write_all(&[*byte]).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            };
+            tokio::join!(trickle, tasks.wait());
+            assert!(start.elapsed() <= REQUEST_TIMEOUT + Duration::from_secs(1), "{:?}", start.elapsed());
+        };
+        LocalSet::new().run_until(story).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_frame_that_has_no_place_waits_where_it_comes_from() {
+        let story = async {
+            let shared = shared();
+            let (mut first, _) = greeted(connect(&shared, 1, 1024)).await.into_parts();
+            let (mut second, _) = greeted(connect(&shared, 2, 1024)).await.into_parts();
+            let start = Instant::now();
+            let frame = long_frame();
+            first.write_all(&frame[..2 * SHORT_FRAME_BYTES]).await.unwrap();
+            let written = Cell::new(0);
+            let write = async {
+                for piece in frame.chunks(512) {
+                    second.write_all(piece).await.unwrap();
+                    written.set(written.get() + piece.len());
+                }
+            };
+            tokio::select! {
+                biased;
+                () = write => panic!("all of it was taken"),
+                () = tokio::time::sleep(REQUEST_TIMEOUT / 2) => {}
+            }
+            // And what is in the pipe, and in what a socket is here.
+            assert!((SHORT_FRAME_BYTES..=SHORT_FRAME_BYTES + 1024 + 8192).contains(&written.get()));
+            second.write_all(&frame[written.get()..]).await.unwrap();
+            assert_eq!(start.elapsed(), REQUEST_TIMEOUT, "it has the place of the first one");
+            let mut link = ControlLink::new(second);
+            link.hello_is_done();
+            link.read::<FromTracker>().await.unwrap();
+            assert_eq!(start.elapsed(), REQUEST_TIMEOUT);
         };
         LocalSet::new().run_until(story).await;
     }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::registry::{Order, Requests, refused};
 use super::session::{Greet, Greeted, Shared, SocketEnded, TrackerSession};
 use super::{Slot, own_hello};
-use crate::base::limits::{IDLE_TIMEOUT, MAX_FRAMES_PER_BATCH};
+use crate::base::limits::{IDLE_TIMEOUT, MAX_FRAMES_PER_BATCH, REQUEST_TIMEOUT};
 use crate::net::link::{ControlLink, LinkError, Readable, within_hello_budget};
 use crate::wire::Refusal;
 use crate::wire::tracker::{FromTracker, ToTracker};
@@ -72,10 +72,11 @@ async fn serve(
     shared: &Shared,
 ) -> Result<End, LinkError> {
     let Shared { registry, turns, .. } = shared;
+    let mut long = None;
     // A registered peer says nothing between two CONFIRMs, and the schedule judges whether it lives.
     let idle = IDLE_TIMEOUT.max(shared.refresh_interval * 2);
     let mut requests = Vec::new();
-    let greeted = match within_hello_budget(receive(link, turns, &mut requests, 1)).await {
+    let greeted = match within_hello_budget(receive(link, shared, &mut long, &mut requests, 1)).await {
         Ok(_turn) => match requests.pop() {
             Some(first) => session.send(Greet(first)).await,
             None => return Ok(End::Silent),
@@ -100,7 +101,10 @@ async fn serve(
         let deadline = Instant::now() + idle;
         let mut turn = loop {
             tokio::select! {
-                read = timeout_at(deadline, receive(link, turns, &mut requests, MAX_FRAMES_PER_BATCH)) => {
+                read = timeout_at(
+                    deadline,
+                    receive(link, shared, &mut long, &mut requests, MAX_FRAMES_PER_BATCH),
+                ) => {
                     match read {
                         Ok(Ok(turn)) => break turn,
                         Ok(Err(LinkError::Frame(error))) => {
@@ -142,11 +146,16 @@ async fn serve(
     }
 }
 
+/// A place among the long frames, and until when the frame has to be whole.
+type LongFrame<'t> = Option<(SemaphorePermit<'t>, Instant)>;
+
 /// Appends to `requests` what has come, at least one and at most `max`, and returns the turn in which it
-/// was read. Nothing is waited for in a turn, so it is not long until the next. Cancel safe.
+/// was read. Nothing is waited for in a turn, so it is not long until the next. Whoever holds much of a frame
+/// that is not whole has a place for it in `long`, or waits for one and reads nothing. Cancel safe.
 async fn receive<'t>(
     link: &mut ControlLink<impl AsyncRead + AsyncWrite + Readable + Unpin>,
-    turns: &'t Semaphore,
+    shared: &'t Shared,
+    long: &mut LongFrame<'t>,
     requests: &mut Vec<ToTracker>,
     max: usize,
 ) -> Result<SemaphorePermit<'t>, LinkError> {
@@ -154,14 +163,31 @@ async fn receive<'t>(
     let mut come = link.has_unread();
     loop {
         if !come {
-            link.readable().await?;
+            match long {
+                Some((_, until)) => {
+                    let readable = timeout_at(*until, link.readable()).await;
+                    readable.map_err(|_| LinkError::Idle(REQUEST_TIMEOUT))??;
+                }
+                None => link.readable().await?,
+            }
         }
-        let turn = take_turn(turns).await;
-        link.read_now(requests, max).await?;
+        let turn = take_turn(&shared.turns).await;
+        link.read_now(requests, max, long.is_some()).await?;
         if !requests.is_empty() {
+            *long = None;
             return Ok(turn);
         }
+        drop(turn);
         come = false;
+        match long {
+            // Who trickles is always readable.
+            Some((_, until)) if Instant::now() >= *until => return Err(LinkError::Idle(REQUEST_TIMEOUT)),
+            None if link.is_long() => {
+                let place = take_turn(&shared.long_frames).await;
+                *long = Some((place, Instant::now() + REQUEST_TIMEOUT));
+            }
+            Some(_) | None => {}
+        }
     }
 }
 

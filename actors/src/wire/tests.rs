@@ -12,7 +12,9 @@ use super::frame::{BLOCKS_PREFIX_BYTES, FrameLimits, blocks_header};
 use super::peer::{FromHolder, ToHolder};
 use super::tracker::{Candidate, FromTracker, Holder, ListedFile, ListedPeer, Listing, ToTracker};
 use super::*;
-use crate::base::limits::{MAX_CONTROL_BYTES, MAX_DEPTH, MAX_HELLO_BYTES, MIN_SPAN_BLOCKS};
+use crate::base::limits::{
+    MAX_CONTROL_BYTES, MAX_DEPTH, MAX_HELLO_BYTES, MAX_REQUEST_BYTES, MIN_SPAN_BLOCKS,
+};
 use crate::base::{BLOCK_LEN_BYTES, BlockRun, FileId, FileName, PeerId, Question};
 
 /// Data of the BLOCKS frames that a getter of an ordinary file expects.
@@ -333,6 +335,9 @@ fn a_header_over_its_limit_is_refused_before_the_body_has_room() {
         (FrameLimits::HELLO, MAX_HELLO_BYTES as u32 + 1, 0, false),
         (FrameLimits::HELLO, u32::MAX, 0, false),
         (FrameLimits::HELLO, prefix + 1, 1, false),
+        (FrameLimits::REQUEST, MAX_REQUEST_BYTES as u32, 0, true),
+        (FrameLimits::REQUEST, MAX_REQUEST_BYTES as u32 + 1, 0, false),
+        (FrameLimits::REQUEST, prefix + 1, 1, false),
         (FrameLimits::CONTROL, MAX_CONTROL_BYTES as u32, 0, true),
         (FrameLimits::CONTROL, MAX_CONTROL_BYTES as u32 + 1, 0, false),
         (FrameLimits::CONTROL, u32::MAX, 0, false),

@@ -45,6 +45,11 @@ impl Names {
     }
 
     #[cfg(test)]
+    pub(super) fn place_bytes(&self) -> usize {
+        self.texts.place_bytes_in_all()
+    }
+
+    #[cfg(test)]
     pub(super) fn are_gone(&self) -> bool {
         self.len() == 0 && self.in_order.len() == 0 && self.by_hash.len() == 0 && self.contents.is_empty()
     }
@@ -77,6 +82,30 @@ impl Names {
         self.by_hash.remove(hash, by_hash(&self.names, &self.texts, hash, utf8));
         self.names.remove(name);
         self.texts.remove(text);
+        if self.texts.is_mostly_free() {
+            self.move_texts();
+        }
+    }
+
+    /// Puts all texts close together again.
+    fn move_texts(&mut self) {
+        let mut texts = Texts::new();
+        for name in self.names.values_mut() {
+            let text = str::from_utf8(self.texts.get(name.text)).expect("these are the bytes of a str");
+            name.text = texts.insert(text);
+        }
+        self.texts = texts;
+    }
+
+    /// Bytes that all names take.
+    pub(super) fn text_bytes(&self) -> usize {
+        self.texts.kept_bytes()
+    }
+
+    /// Bytes that those names would take which are not there.
+    pub(super) fn new_text_bytes<'n>(&self, names: impl Iterator<Item = &'n FileName>) -> usize {
+        let new = names.filter(|name| self.get(name).is_none());
+        new.map(|name| Texts::place_bytes(name.as_str().len())).sum()
     }
 
     /// The contents that stand under a name, and in how many lists each does.

@@ -434,7 +434,7 @@ fn a_line_of_the_catalogue_has_the_size_that_most_holders_state() {
 #[test]
 fn each_cap_takes_as_many_as_it_says_and_refuses_the_next_one_whole() {
     let now = Instant::now();
-    let limits = CatalogueLimits { peers: 3, files_per_peer: 3, entries: 4 };
+    let limits = CatalogueLimits { peers: 3, files_per_peer: 3, entries: 4, ..CatalogueLimits::default() };
     let mut catalogue = Catalogue::new(limits, fastrand::Rng::with_seed(1));
     let [first, second] = [ConnectionId(0), ConnectionId(1)];
     for n in 0..3 {
@@ -456,6 +456,33 @@ fn each_cap_takes_as_many_as_it_says_and_refuses_the_next_one_whole() {
     catalogue.disconnect(first);
     catalogue.add(second, &list(0..2)).expect("there is room again");
     assert_eq!(catalogue.counts(), Counts { peers: 2, entries: 2, names: 2, contents: 1 });
+}
+
+#[test]
+fn names_take_as_many_bytes_as_they_may_and_no_more_whatever_their_lengths_were() {
+    const MIB: usize = 1 << 20;
+    let limits = CatalogueLimits { name_bytes: 40 * MIB, ..CatalogueLimits::default() };
+    let mut catalogue = Catalogue::new(limits, fastrand::Rng::with_seed(1));
+    let us = ConnectionId(0);
+    let listed = |len: usize, number: usize| {
+        let name = format!("{number:0len$}").parse().unwrap();
+        Listing { name, id: id(0), size: 1, complete: true }
+    };
+    catalogue.register(&peer_id(0), 0, us, address(0), Instant::now()).unwrap();
+    // Many of one length, all but one of which go, and then of the next length.
+    for len in (40..=248).step_by(8) {
+        let list: Vec<Listing> = (0..30 * MIB / 8 / len * 8).map(|number| listed(len, number)).collect();
+        catalogue.add(us, &list).unwrap();
+        let rest: Vec<_> = list[1..].iter().map(|listing| (listing.name.clone(), listing.id)).collect();
+        catalogue.remove(us, &rest).unwrap();
+        assert_eq!(catalogue.counts().names, len / 8 - 4, "one of each length is left");
+    }
+    assert!(catalogue.names.place_bytes() <= 32 * MIB, "{}", catalogue.names.place_bytes());
+    let list: Vec<Listing> = (0..39 * MIB / 248).map(|number| listed(248, number)).collect();
+    catalogue.add(us, &list).unwrap();
+    let more: Vec<Listing> = (0..41 * MIB / 248).map(|number| listed(248, number)).collect();
+    assert_eq!(catalogue.add(us, &more), Err(CatalogueError::NamesFull(40 * MIB)));
+    catalogue.add(us, &list).expect("these are there");
 }
 
 #[test]
