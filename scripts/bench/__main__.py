@@ -28,7 +28,8 @@ cases:
   swarm                 all of the following: machines on equal limited links, each in a network namespace
     swarm-8             one to eight, 256 MiB, 200 Mbit/s each way
     swarm-16            one to sixteen, 64 MiB, 100 Mbit/s
-    swarm-origin-killed the origin is killed when it has sent 1.16 times the file
+    swarm-origin-killed the origin is killed when it has sent 1.16 times the file; if it can be seen of a program that
+                        all of it has arrived at somebody before, then
     swarm-late          four more join when the first eight are half done
 """
 EPILOG = """\

@@ -42,7 +42,8 @@ class Case:
     mib: int
     mbit: int
     kill_after_files: float | None = None
-    """The origin is killed when it has sent so many times the size of the file."""
+    """The origin is killed when it has sent so many times the size of the file, or, where that can be seen, as soon as
+    all of it has arrived once at somebody: an origin that sends everything once never sends more."""
     late: int = 0
     """So many more join when the getters have half of what they need."""
 
@@ -81,7 +82,9 @@ class Swarm:
     own_wasted: float | None = None
     """What the getters say that they received and did not use, against what they need."""
     killed_s: float | None = None
-    """When the origin was killed."""
+    """When the origin was killed..."""
+    killed_after_files: float | None = None
+    """... and what it had sent by then."""
     why: str | None = None
     """What went wrong."""
     slowed: float | None = None
@@ -135,6 +138,9 @@ def _row(case: Case, tool: Tool, swarms: list[Swarm]) -> dict[str, Any]:
         "first_byte_s": [swarm.first_byte_s for swarm in whole],
         "slowed": [swarm.slowed for swarm in whole if swarm.slowed is not None],
         "killed_s": [swarm.killed_s for swarm in swarms if swarm.killed_s is not None],
+        "killed_after_files": [
+            swarm.killed_after_files for swarm in swarms if swarm.killed_after_files is not None
+        ],
     }
     return {
         "case": case.name,
@@ -222,10 +228,24 @@ class _Course:
         return True
 
     def _kill_origin(self, at_s: float, sent: int) -> None:
-        limit = self.case.kill_after_files
-        if limit is not None and self.outcome.killed_s is None and sent >= limit * self.round.data.size:
+        limit, size = self.case.kill_after_files, self.round.data.size
+        # Less than the file cannot be all of it.
+        if limit is None or self.outcome.killed_s is not None or sent < size:
+            return
+        if sent >= limit * size or self._all_has_arrived():
             self.round.crew.kill(self.origin)
             self.outcome.killed_s = at_s
+            self.outcome.killed_after_files = sent / size
+
+    def _all_has_arrived(self) -> bool:
+        """Whether the getters have all of the file together, if the tool lets that be seen."""
+        each = [self.running.tool.arrived(getter) for getter in self.running.getters.values()]
+        reached = 0
+        for part in sorted((part for parts in each if parts for part in parts), key=lambda part: part.start):
+            if part.start > reached:
+                return False
+            reached = max(reached, part.stop)
+        return reached >= self.round.data.size
 
     def _join(self, received: int) -> None:
         if self.to_join and received >= self.case.getters * self.round.data.size / 2:
@@ -262,6 +282,7 @@ def _print_table(case: Case, rows: list[dict[str, Any]]) -> None:
     }
     if case.kill_after_files is not None:
         heads["killed at s"] = ("killed_s", 1)
+        heads["killed after files"] = ("killed_after_files", 3)
     if case.late:
         heads["first slowed by"] = ("slowed", 3)
     late = f", {case.late} more join" if case.late else ""

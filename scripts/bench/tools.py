@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -164,6 +166,10 @@ class Tool:
         """What a getter itself says in its line `done`."""
         return None
 
+    def arrived(self, getter: Getter) -> list[range] | None:
+        """Which bytes of a copy that is not whole yet are there; None of a program whose files do not tell."""
+        return None
+
 
 class Enxame(Tool):
     """This project."""
@@ -198,6 +204,13 @@ class Enxame(Tool):
             return Getter([*argv, f"{data.name}/"], folder)
         return Getter([*argv, data.name], folder / data.name)
 
+    def arrived(self, getter: Getter) -> list[range] | None:
+        for part in getter.copy.parent.glob(".enxame-*.part"):
+            # It may get its name, which is another end than its own, at any time.
+            with suppress(FileNotFoundError), open(part, "rb") as opened:
+                return _written(opened.fileno())
+        return [range(os.stat(getter.copy).st_size)] if getter.copy.exists() else []
+
     def own_words(self, line: str) -> OwnWords | None:
         said = json.loads(line)
         first = sum(each["bytes"] for each in said["sources"] if each["peer"] == "holder0")
@@ -206,6 +219,20 @@ class Enxame(Tool):
     def _peer(self, round: Round, host: Host, name: str) -> list[str]:
         where = ["--root", str(round.dir), "--tracker", round.tracker, "--listen", f"{host.ip}:0"]
         return [self._binary, "peer", name, *where]
+
+
+def _written(descriptor: int) -> list[range]:
+    """The parts of a file that are no holes."""
+    found, at = [], 0
+    while True:
+        try:
+            start = os.lseek(descriptor, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return found
+        at = os.lseek(descriptor, start, os.SEEK_HOLE)
+        found.append(range(start, at))
 
 
 class CurlNginx(Tool):
