@@ -25,7 +25,7 @@ const WINDOW_BYTES: u64 = 256 << 10;
 /// From a getter's start to its registration as a holder: it has asked the tracker and has the manifest.
 const REGISTERED_AFTER: Duration = Duration::from_millis(20);
 /// First wait before a getter looks for others, doubled each time.
-const SEARCH_FIRST: Duration = Duration::from_millis(60);
+const SEARCH_FIRST: Duration = Duration::from_millis(250);
 /// How often a plan looks at what is late.
 const TICK: Duration = Duration::from_millis(250);
 
