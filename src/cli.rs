@@ -1,6 +1,7 @@
 //! The command line. Its help texts are the manual: `enxame help` has to be enough to work from.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -346,11 +347,14 @@ pub(crate) struct TrackerOption {
 impl TrackerOption {
     /// The trackers in the order stated, each once.
     pub(crate) fn addresses(&self) -> Vec<TrackerAddress> {
-        let mut addresses = self.stated.clone();
-        let mut seen = HashSet::new();
-        addresses.retain(|address| seen.insert(address.clone()));
-        addresses
+        each_once(self.stated.iter().cloned())
     }
+}
+
+/// What was stated, in that order, without repetitions.
+pub(crate) fn each_once<T: Clone + Eq + Hash>(stated: impl Iterator<Item = T>) -> Vec<T> {
+    let mut seen = HashSet::new();
+    stated.filter(|one| seen.insert(one.clone())).collect()
 }
 
 /// A WHAT that is no folder.

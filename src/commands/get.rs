@@ -10,7 +10,7 @@ use enxame_actors::base::{FileName, PeerId, What};
 use enxame_actors::peer::{self, Fetch, FetchConfig, Want, open_folder};
 
 use super::in_system;
-use crate::cli::GetArgs;
+use crate::cli::{GetArgs, each_once};
 use crate::destination::Destination;
 use crate::exit::Exit;
 use crate::failure::{Asker, Failure, JobContext};
@@ -20,13 +20,8 @@ use crate::ui::Ui;
 
 /// Fetches all that was asked for in one job.
 pub(crate) fn run(ui: &Ui, args: &GetArgs) -> Result<Exit, Failure> {
-    let mut what: Vec<What> = Vec::new();
-    for wanted in args.what.iter().cloned().chain(args.all.then(What::everything)) {
-        // What is named twice is fetched, and told of, once.
-        if !what.contains(&wanted) {
-            what.push(wanted);
-        }
-    }
+    // What is named twice is fetched, and told of, once.
+    let what = each_once(args.what.iter().cloned().chain(args.all.then(What::everything)));
     // How many files a folder has, nobody knows yet.
     let files = what.iter().map(|what| if what.tree().is_some() { 2 } else { 1 }).sum();
     let destination = Destination::new(args.output.as_deref(), files, ui.json)?;

@@ -68,7 +68,8 @@ pub const MAX_DIALLED_ADDRESSES: usize = 4096;
 pub const MAX_REMEMBERED_BYTES: usize = 4 << 20;
 /// Entries in one page of LIST or PEERS.
 pub const MAX_PAGE_ENTRIES: usize = 1000;
-/// Peers registered at one tracker: as many as have connections. Where more are allowed, so are connections.
+/// Peers registered at one tracker: four in five of its connections, the rest are for those who ask. Where more
+/// are allowed, so are connections.
 pub const MAX_PEERS: usize = MAX_TRACKER_CONNECTIONS / 5 * 4;
 /// Files registered by one peer.
 pub const MAX_FILES_PER_PEER: usize = 1_000_000;
@@ -196,8 +197,8 @@ pub const MAX_TRACKER_CONNECTIONS_PER_ADDRESS: usize = MAX_TRACKER_CONNECTIONS /
 pub const MAX_UPLOAD_CONNECTIONS: usize = 256;
 /// Of these, from one address; see [`MAX_TRACKER_CONNECTIONS_PER_ADDRESS`].
 pub const MAX_UPLOAD_CONNECTIONS_PER_ADDRESS: usize = MAX_UPLOAD_CONNECTIONS / 4 * 3;
-/// Connections of a holder on which HELLO is to come, or that are turned away. They take no place among the uploads, and the oldest
-/// makes room for one more: who is honest greets at once.
+/// Connections of a holder on which HELLO is to come, or that are turned away. They take no place among the
+/// uploads, and the oldest makes room for one more: who is honest greets at once.
 pub const MAX_GREETING_CONNECTIONS: usize = 1024;
 /// Bytes of requests that may wait for a holder on one connection: all that an honest getter has under way.
 pub const MAX_WAITING_REQUEST_BYTES: usize = 256 << 10;

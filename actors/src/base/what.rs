@@ -25,7 +25,7 @@ pub enum Question {
 ///
 /// A text can read as a name and as an id (`deadbeef`), or have an `@` of its own (`a@b.txt`), so
 /// the meanings are kept in the order in which they count: the first one that anybody has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct What {
     text: String,
     questions: Vec<Question>,

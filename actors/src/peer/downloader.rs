@@ -29,7 +29,7 @@ use crate::peer::assembler::{
 };
 use crate::peer::dialling::{DialPermits, RegisteredAgain};
 use crate::peer::events::{FileDone, JobError, JobEvent, SourceState};
-use crate::peer::job_file::{FIRST_SEARCH_AFTER, JobFile, PATIENCE_FIRST, PATIENCE_LONGEST, Stage, Target};
+use crate::peer::job_file::{JobFile, PATIENCE_FIRST, PATIENCE_LONGEST, Stage, Target};
 use crate::peer::library::AddFile;
 use crate::peer::shelf::Lend;
 use crate::peer::source_connection::{Order, SourceConfig, SourceConnection, SourceFact, SourceReport};
@@ -1622,7 +1622,7 @@ impl Actor for Downloader {
         self.assembler = Some(Assembler::start(us.downgrade().recipient()));
         self.facts = Some(us.recipient());
         (0..self.wants.len()).for_each(|want| self.ask_for(want, ctx));
-        ctx.run_later(FIRST_SEARCH_AFTER, |job, ctx| job.tick(ctx));
+        ctx.run_later(JOB_TICK, |job, ctx| job.tick(ctx));
         self.end_if_over(ctx);
     }
 }

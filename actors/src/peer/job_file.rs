@@ -18,7 +18,7 @@ use crate::wire::tracker::{Candidate, Holder};
 
 /// First wait before further holders of a file are looked for; doubled up to the longest. Others who
 /// began at the same moment are registered by then.
-pub(super) const FIRST_SEARCH_AFTER: Duration = Duration::from_millis(250);
+const FIRST_SEARCH_AFTER: Duration = Duration::from_millis(250);
 /// Longest wait between two searches for further holders.
 const SEARCH_EVERY: Duration = Duration::from_secs(30);
 

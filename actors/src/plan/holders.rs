@@ -62,8 +62,8 @@ impl Holders {
     }
 
     /// Enters what is said of a holder; it can be dialled at once if it is new, or has moved and did not
-    /// move too often without delivering anything. False, and
-    /// nothing is entered, if it is ourselves, or an address at which no peer can be.
+    /// move too often without delivering anything. False, and nothing is entered, if it is ourselves, or an
+    /// address at which no peer can be.
     pub fn learn(&mut self, peer: &PeerId, address: SocketAddr, now: Instant) -> bool {
         if *peer == self.us || why_not(address, self.listens_on).is_some() {
             return false;

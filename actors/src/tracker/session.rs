@@ -213,7 +213,7 @@ mod tests {
         let from = ([10, 0, 0, 1], 9).into();
         let connection = Connection { id: ConnectionId(number), from, reached_at: from.ip() };
         let place = || Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let slot = Slot { _places: [place(), place()], long_frames: Arc::new(Semaphore::new(1)) };
+        let slot = Slot { _places: [place(), place()], long_frames: Arc::new(Semaphore::new(2)) };
         TrackerSession::start_on(connection, BufReader::new(ours), slot, shared);
         theirs
     }
@@ -295,15 +295,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_long_frame_may_be_slow_as_long_as_there_are_places_for_others() {
         let story = async {
-            let place = || Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
             let shared = shared();
             shared.long_frames.add_permits(1);
-            let (theirs, ours) = duplex(1024);
-            let from = ([10, 0, 0, 1], 9).into();
-            let connection = Connection { id: ConnectionId(1), from, reached_at: from.ip() };
-            let slot = Slot { _places: [place(), place()], long_frames: Arc::new(Semaphore::new(2)) };
-            TrackerSession::start_on(connection, BufReader::new(ours), slot, &shared);
-            let (mut slow, _) = greeted(theirs).await.into_parts();
+            let (mut slow, _) = greeted(connect(&shared, 1, 1024)).await.into_parts();
             let start = Instant::now();
             for piece in long_frame().chunks(2 * SHORT_FRAME_BYTES) {
                 tokio::time::sleep(REQUEST_TIMEOUT).await;
