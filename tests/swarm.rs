@@ -4,6 +4,8 @@
 mod support;
 
 use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -143,23 +145,34 @@ async fn until_said(test: &Test, process: &Process, text: &str) {
     test.wait_for(format!("{text:?} to be said"), heard).await;
 }
 
+/// A peer `p1` of this folder, where it listens, a getter that is connected to it, and strangers who have
+/// taken all its other descriptors.
+async fn without_descriptors(
+    test: &Test,
+    tracker: &RealTracker,
+    root: &Path,
+) -> (Process, SocketAddr, RawGetter, Vec<TcpStream>) {
+    let (address, root) = (tracker.address().to_string(), root.to_str().unwrap());
+    let args = ["peer", "p1", "--json", "--tracker", &address, "--root", root, "--listen", "127.0.0.1:0"];
+    let mut peer = Process::start(test, with_descriptors(64, 64, &args));
+    let listens_at = peer.ready().await;
+    let getter = RawGetter::greeted(test, listens_at).await;
+    let mut strangers = Vec::new();
+    for _ in 0..64 {
+        strangers.push(TcpStream::connect(listens_at).await.unwrap());
+    }
+    until_said(test, &peer, "could not be accepted: Too many open files").await;
+    (peer, listens_at, getter, strangers)
+}
+
 #[test]
 fn a_holder_that_has_no_descriptors_for_two_seconds_tells_its_getter_to_come_back() {
     system_test(|test| async move {
         let content = Content::random(&mut test.rng(), 3 * SPAN);
         let tracker = RealTracker::start(&test, NEVER);
-        let (address, root) = (tracker.address().to_string(), test.folder());
+        let root = test.folder();
         content.write(&RealPeer::files_of(&root, "p1"), "x");
-        let root = root.to_str().unwrap();
-        let args = ["peer", "p1", "--json", "--tracker", &address, "--root", root, "--listen", "127.0.0.1:0"];
-        let mut peer = Process::start(&test, with_descriptors(64, 64, &args));
-        let listens_at = peer.ready().await;
-        let mut getter = RawGetter::greeted(&test, listens_at).await;
-        let mut strangers = Vec::new();
-        for _ in 0..64 {
-            strangers.push(TcpStream::connect(listens_at).await.unwrap());
-        }
-        until_said(&test, &peer, "could not be accepted: Too many open files").await;
+        let (peer, listens_at, mut getter, strangers) = without_descriptors(&test, &tracker, &root).await;
         let asked = Instant::now();
         getter.say(&[get(&content, 1..2)]).await;
         let busy = FromHolder::Busy { retry_after_ms: BUSY_RETRY.as_millis() as u32 };
@@ -182,20 +195,10 @@ fn a_peer_whose_descriptors_strangers_take_withdraws_nothing_and_answers_when_th
         let mut rng = test.rng();
         let [here, late] = [3 * SPAN, 2 * SPAN].map(|size| Content::random(&mut rng, size));
         let tracker = RealTracker::start(&test, NEVER);
-        let (address, root) = (tracker.address().to_string(), test.folder());
+        let root = test.folder();
         let files = RealPeer::files_of(&root, "p1");
         here.write(&files, "deep/er/here");
-        let root = root.to_str().unwrap();
-        let args = ["peer", "p1", "--json", "--tracker", &address, "--root", root, "--listen", "127.0.0.1:0"];
-        let mut peer = Process::start(&test, with_descriptors(64, 64, &args));
-        let listens_at = peer.ready().await;
-        let mut getter = RawGetter::greeted(&test, listens_at).await;
-
-        let mut strangers = Vec::new();
-        for _ in 0..64 {
-            strangers.push(TcpStream::connect(listens_at).await.unwrap());
-        }
-        until_said(&test, &peer, "could not be accepted: Too many open files").await;
+        let (peer, _, mut getter, strangers) = without_descriptors(&test, &tracker, &root).await;
         getter.say(&[open(&here, false), get(&here, 2..3)]).await;
         late.write(&files, "deep/late");
         until_said(&test, &peer, "cannot be looked at now: Too many open files").await;
