@@ -6,7 +6,7 @@ use enxame_actors::peer::tracker_link::TrackerNews;
 use enxame_actors::peer::{Job, Peer, PeerConfig};
 
 use super::in_system;
-use crate::cli::PeerArgs;
+use crate::cli::{PeerArgs, each_once};
 use crate::exit::Exit;
 use crate::failure::{Asker, Failure, JobContext};
 use crate::human;
@@ -25,7 +25,7 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
             root: args.root.clone(),
             listen: args.listen,
             trackers: args.tracker.addresses(),
-            wants: args.get.clone(),
+            wants: each_once(args.get.iter().cloned()),
             progress: Some(ScanBar::new(&ui.bars).start().recipient()),
             limits: args.limits.limits(),
         };
@@ -76,7 +76,7 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
 fn fetch(ui: &Ui, args: &PeerArgs, peer: &Peer) -> Job {
     let context = JobContext { trackers: args.tracker.addresses(), asker: Asker::Peer };
     let begun = peer.unfinished().iter().map(|unfinished| What::from(unfinished.id));
-    let wanted: Vec<What> = begun.chain(args.get.clone()).collect();
+    let wanted = each_once(begun.chain(args.get.iter().cloned()));
     let reporter = Reporter::new(ui.clone(), context, &wanted).start();
     let job = peer.go_on(args.get.clone(), args.overwrite, reporter.clone().recipient());
     let over = job.clone();

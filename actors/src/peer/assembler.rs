@@ -82,13 +82,13 @@ fn disk_trouble(path: PathBuf, error: io::Error) -> JobError {
 
 impl From<PartError> for JobError {
     fn from(error: PartError) -> JobError {
+        let refused = |path, why| disk_trouble(path, io::Error::new(io::ErrorKind::WouldBlock, why));
         match error {
             PartError::TargetExists(path) => JobError::TargetExists(path),
             PartError::Disk { path, source } => disk_trouble(path, source),
-            PartError::Locked(ref path) | PartError::Incomplete(ref path) => {
-                let kind = io::ErrorKind::WouldBlock;
-                JobError::Disk { path: path.clone(), kind, why: error.to_string() }
-            }
+            // The path is told once.
+            PartError::Locked(path) => refused(path, "is being written by another download"),
+            PartError::Incomplete(path) => refused(path, "is not complete"),
         }
     }
 }
