@@ -47,6 +47,8 @@ pub const LIST_FRAME_BYTES: usize = MAX_CONTROL_BYTES / 2;
 pub const MANIFEST_FRAME_SPANS: usize = 8192;
 /// Bytes of the program's own description in HELLO.
 pub const MAX_AGENT_BYTES: usize = 128;
+/// Bytes of a sentence that the other side wrote, in a log and in a message: twice the longest of ours.
+pub const MAX_FOREIGN_TEXT_BYTES: usize = 512;
 
 // ---- catalogue ----
 

@@ -95,13 +95,17 @@ async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
         return connection.say_busy().await;
     }
     log::debug!("{} fetches from {}", connection.getter, connection.upload.from);
-    loop {
-        if let Some(request) = connection.request().await? {
-            connection.handle(request).await?;
-            connection.idle_since = Instant::now();
+    let error = loop {
+        if let Err(error) = connection.step().await {
+            break error;
         }
-        connection.tell_growth().await?;
+    };
+    if let LinkError::Frame(what) = &error {
+        let words = FromHolder::Refused { refusal: Refusal::Protocol, why: what.to_string() };
+        // Whoever sent it may not listen.
+        let _ = connection.last_words(words).await;
     }
+    Err(error)
 }
 
 /// Waits until `from`, and then for spans that have come since they were last looked at. Cancel safe.
@@ -162,6 +166,15 @@ impl SmallGet {
 }
 
 impl Connection {
+    /// Answers a request, or tells what there is to tell.
+    async fn step(&mut self) -> Result<(), LinkError> {
+        if let Some(request) = self.request().await? {
+            self.handle(request).await?;
+            self.idle_since = Instant::now();
+        }
+        self.tell_growth().await
+    }
+
     /// The next request; `None` if there is something to tell first.
     async fn request(&mut self) -> Result<Option<ToHolder>, LinkError> {
         if let Some(next) = self.next.pop_front() {
@@ -196,7 +209,7 @@ impl Connection {
         };
         match header {
             FrameHeader::Control { len } => Ok(Some(self.reader.request(len).await?)),
-            FrameHeader::Blocks { .. } => Err(LinkError::Unexpected("BLOCKS")),
+            FrameHeader::Blocks { .. } => self.refuse("BLOCKS came from a getter").await.map(|()| None),
         }
     }
 

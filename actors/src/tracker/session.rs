@@ -145,7 +145,7 @@ impl Handler<Greet> for TrackerSession {
             }
             _ => (Refusal::Protocol, "the first message was not HELLO".into()),
         };
-        log::warn!("{} was refused: {}", self.connection.from, why.escape_debug());
+        log::warn!("{} was refused: {}", self.connection.from, why);
         Greeted::Refused(refused(refusal, why))
     }
 }
