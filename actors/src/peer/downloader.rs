@@ -388,7 +388,12 @@ impl Downloader {
         };
         let holders = candidates.iter().map(|candidate| candidate.holder_count).sum();
         self.events.do_send(JobEvent::Found { name: name.clone(), id: first.id, size: first.size, holders });
-        let known = self.by_id.get(&first.id).copied().filter(|known| !self.file(*known).has_failed);
+        let before = self.by_id.get(&first.id).copied();
+        if let Some(before) = before.map(|before| self.file(before)).filter(|before| before.has_failed) {
+            // This is another attempt at it. A patient job makes very many.
+            before.forget_holders();
+        }
+        let known = before.filter(|known| !self.file(*known).has_failed);
         let target = match (known, target) {
             (Some(known), Target::Place(place)) if self.file(known).place().is_some() => {
                 self.take_up_again(known, what, name, place, ctx);

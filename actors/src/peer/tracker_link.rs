@@ -362,7 +362,8 @@ fn cut(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
         candidate.names.truncate(1);
         candidate.holders.truncate(room);
         room -= candidate.holders.len();
-        (candidate.names.shrink_to_fit(), candidate.holders.shrink_to_fit());
+        candidate.names.shrink_to_fit();
+        candidate.holders.shrink_to_fit();
     }
     candidates
 }

@@ -174,7 +174,6 @@ mod tests {
         assert_eq!(tree.list(page(0..100), false, 100), 100);
         assert_eq!(tree.take(1000).len(), 100);
         assert!(tree.is_over() && tree.failure().is_none());
-        assert!(MAX_TREE_FILES >= 2 * crate::base::limits::MAX_FILES_PER_PEER, "what two peers may share");
     }
 
     #[test]
