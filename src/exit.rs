@@ -47,7 +47,7 @@ impl From<&JobError> for Exit {
             JobError::Ambiguous(_) => Exit::Ambiguous,
             JobError::Undelivered(_) => Exit::Undelivered,
             JobError::NoTracker(_) => Exit::NoTracker,
-            JobError::Refused { .. } => Exit::Failed,
+            JobError::Refused { .. } | JobError::TooManyFiles(_) => Exit::Failed,
             JobError::Disk { .. } | JobError::TargetExists(_) | JobError::SamePlace { .. } => Exit::Disk,
             JobError::Interrupted => Exit::Interrupted,
         }

@@ -147,6 +147,11 @@ impl JobContext {
                  the other, each to its own place",
                 path.display()
             ),
+            JobError::TooManyFiles(most) => {
+                format!(
+                    "{what}: it has more than the {most} files that one command takes; fetch its folders one by one"
+                )
+            }
             JobError::Interrupted => match self.asker {
                 Asker::GetToStdout => format!("{what}: interrupted"),
                 Asker::Get | Asker::Peer => {
@@ -294,6 +299,7 @@ mod tests {
                 7,
                 "M and m are one name on other systems; fetch them one after the other",
             ),
+            (JobError::TooManyFiles(7), 1, "more than the 7 files"),
             (JobError::Interrupted, 130, "goes on from there"),
         ] {
             let failure = context(Asker::Get).failure("m", &error);

@@ -26,6 +26,7 @@ use enxame_actors::peer::tracker_link::{
 use enxame_actors::peer::trackers::TrackerFailure;
 use enxame_actors::peer::{Peer, PeerConfig, PeerError, RateLimits};
 use enxame_actors::tracker::{LeaveReason, TrackerEvent};
+use enxame_actors::wire::frame::blocks_header;
 use enxame_actors::wire::peer::{FromHolder, ToHolder};
 use enxame_actors::wire::tracker::{Candidate, Listing};
 use enxame_actors::wire::{FrameHeader, Hello, Refusal, VERSION};
@@ -242,7 +243,7 @@ fn a_getter_that_has_too_many_requests_waiting_is_refused_with_a_reason() {
 }
 
 #[test]
-fn a_request_longer_than_any_honest_one_ends_the_connection() {
+fn a_request_longer_than_any_honest_one_ends_the_connection_with_a_reason() {
     system_test(|test| async move {
         let content = Content::random(&mut test.rng(), 10);
         let (tracker, peer) = serving(&test, std::slice::from_ref(&content)).await;
@@ -250,7 +251,44 @@ fn a_request_longer_than_any_honest_one_ends_the_connection() {
         getter.say(&[get(&content, 0..1)]).await;
         getter.say_bytes(&FrameHeader::Control { len: MAX_REQUEST_BYTES + 1 }.to_bytes()).await;
         assert_eq!(getter.hear().await, blocks(&content, 0));
-        assert_eq!(getter.hear().await, Heard::End);
+        is_refused(getter, "at most 4096").await;
+        end(tracker, peer).await;
+    });
+}
+
+/// The getter is told why its connection ends, and then it ends.
+async fn is_refused(mut getter: RawGetter, reason: &str) {
+    let answer = getter.hear().await;
+    assert!(
+        matches!(&answer, Heard::Message(FromHolder::Refused { refusal: Refusal::Protocol, why }) if why.contains(reason)),
+        "{answer:?}"
+    );
+    assert_eq!(getter.hear().await, Heard::End);
+}
+
+#[test]
+fn what_is_no_message_ends_the_connection_with_a_reason() {
+    system_test(|test| async move {
+        let (tracker, peer) = serving(&test, &[]).await;
+        let broken = [&FrameHeader::Control { len: 3 }.to_bytes()[..], b"\xc1\xc1\xc1"].concat();
+        let other_kind = [0, 0, 0, 1, 9, 0];
+        let blocks = blocks_header(0, 0);
+        for (bytes, reason) in [
+            (&broken[..], "cannot be read"),
+            (&other_kind, "kind 9"),
+            (&blocks, "BLOCKS"),
+            (&[255; 5], "kind 255"),
+        ] {
+            let mut getter = RawGetter::greeted(&test, peer.peer.address()).await;
+            getter.say_bytes(bytes).await;
+            is_refused(getter, reason).await;
+        }
+        for (bytes, reason) in [(&broken[..], "cannot be read"), (&[255, 0, 0, 0, 0], "at most 65536")] {
+            let mut getter = RawGetter::connect(&test, peer.peer.address()).await;
+            getter.say_bytes(bytes).await;
+            assert!(matches!(getter.hear().await, Heard::Message(FromHolder::Hello(_))));
+            is_refused(getter, reason).await;
+        }
         end(tracker, peer).await;
     });
 }

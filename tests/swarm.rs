@@ -10,7 +10,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use enxame_actors::base::limits::{BUSY_RETRY, DESCRIPTOR_PATIENCE};
-use enxame_actors::wire::peer::FromHolder;
+use enxame_actors::wire::peer::{FromHolder, ToHolder};
+use enxame_actors::wire::{Hello, encode};
 use rustix::process::Signal;
 use support::binary::{Process, quiet, ran};
 use support::files::SPAN;
@@ -18,6 +19,7 @@ use support::getter::{Heard, RawGetter, blocks, get, open};
 use support::job::{Watched, assert_sums_up, share, what};
 use support::swarm::{NEVER, RealPeer, RealTracker};
 use support::{Content, Test, system_test, system_test_within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[test]
@@ -145,24 +147,82 @@ async fn until_said(test: &Test, process: &Process, text: &str) {
     test.wait_for(format!("{text:?} to be said"), heard).await;
 }
 
-/// A peer `p1` of this folder, where it listens, a getter that is connected to it, and strangers who have
-/// taken all its other descriptors.
+/// A peer `p1` of this folder, which has 64 descriptors, and where it listens.
+async fn of_few_descriptors(
+    test: &Test,
+    tracker: &RealTracker,
+    root: &Path,
+    options: &[&str],
+) -> (Process, SocketAddr) {
+    let (address, root) = (tracker.address().to_string(), root.to_str().unwrap());
+    let args = ["peer", "p1", "--json", "--tracker", &address, "--root", root, "--listen", "127.0.0.1:0"];
+    let args = [&args, options].concat();
+    let mut peer = Process::start(test, with_descriptors(64, 64, &args));
+    let listens_at = peer.ready().await;
+    (peer, listens_at)
+}
+
+/// [`of_few_descriptors`], a getter that is connected to it, and strangers who have taken all its other ones:
+/// they greet, as getters do, and ask for nothing.
 async fn without_descriptors(
     test: &Test,
     tracker: &RealTracker,
     root: &Path,
 ) -> (Process, SocketAddr, RawGetter, Vec<TcpStream>) {
-    let (address, root) = (tracker.address().to_string(), root.to_str().unwrap());
-    let args = ["peer", "p1", "--json", "--tracker", &address, "--root", root, "--listen", "127.0.0.1:0"];
-    let mut peer = Process::start(test, with_descriptors(64, 64, &args));
-    let listens_at = peer.ready().await;
+    let (peer, listens_at) = of_few_descriptors(test, tracker, root, &[]).await;
     let getter = RawGetter::greeted(test, listens_at).await;
+    let mut hello = Vec::new();
+    encode(&ToHolder::Hello(Hello::new("stranger".parse().unwrap())), &mut hello).unwrap();
+    let connect = async || {
+        let mut stranger = TcpStream::connect(listens_at).await.unwrap();
+        stranger.write_all(&hello).await.unwrap();
+        stranger
+    };
     let mut strangers = Vec::new();
-    for _ in 0..64 {
-        strangers.push(TcpStream::connect(listens_at).await.unwrap());
+    let mut all_are_taken = Box::pin(until_said(test, &peer, "could not be accepted: Too many open files"));
+    loop {
+        let mut stranger = connect().await;
+        let is_last = tokio::select! {
+            () = &mut all_are_taken => true,
+            greeted = stranger.read_u8() => greeted.is_err(),
+        };
+        strangers.push(stranger);
+        if is_last {
+            break;
+        }
     }
-    until_said(test, &peer, "could not be accepted: Too many open files").await;
+    drop(all_are_taken);
+    // What becomes free is taken by these.
+    for _ in 0..16 {
+        strangers.push(connect().await);
+    }
     (peer, listens_at, getter, strangers)
+}
+
+#[test]
+fn strangers_who_do_not_greet_keep_nobody_out_of_a_peer_of_few_descriptors() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 3 * SPAN);
+        let tracker = RealTracker::start(&test, NEVER);
+        let root = test.folder();
+        content.write(&RealPeer::files_of(&root, "p1"), "x");
+        let (peer, listens_at) = of_few_descriptors(&test, &tracker, &root, &["-v"]).await;
+        let mut strangers = Vec::new();
+        for _ in 0..200 {
+            strangers.push(TcpStream::connect(listens_at).await.unwrap());
+        }
+        let mut getter = RawGetter::greeted(&test, listens_at).await;
+        getter.say(&[get(&content, 1..2)]).await;
+        assert_eq!(getter.hear().await, blocks(&content, 1));
+        drop((getter, strangers));
+        let (ended, said) = peer.end(Signal::TERM).await;
+        assert!(ended.success(), "{said}");
+        assert!(
+            !said.contains("no greeting within"),
+            "it waited until the time of strangers was over: {said}"
+        );
+        tracker.stop().await;
+    });
 }
 
 #[test]

@@ -9,15 +9,15 @@ use std::fs;
 use std::path::Path;
 
 use enxame_actors::base::What;
-use enxame_actors::base::limits::MAX_TREE_FILES_OPEN;
+use enxame_actors::base::limits::{MAX_TREE_FILES_OPEN, TREE_BATCH_FILES};
 use enxame_actors::peer::Want;
 use enxame_actors::peer::events::{JobError, JobEvent};
-use enxame_actors::wire::tracker::Candidate;
+use enxame_actors::wire::tracker::{Candidate, Listing};
 use support::binary::enxame;
 use support::files::SPAN;
 use support::job::{Running, Watched, fetch, into_folder, part_files, sums_up, to_name, to_stream, what};
 use support::swarm::{NEVER, RealPeer, RealTracker};
-use support::{Content, Test, system_test};
+use support::{Content, RawPeer, Test, system_test};
 
 // ---- what the stories stand on ----
 
@@ -99,6 +99,39 @@ fn a_whole_folder_arrives_with_every_file_told_and_fetched_once() {
         let found = told.0.iter().filter(|event| matches!(event, JobEvent::Found { .. })).count();
         assert_eq!(found, files.len());
         holder.stop().await;
+        tracker.stop().await;
+    });
+}
+
+#[test]
+fn of_a_folder_of_which_nothing_comes_only_so_many_files_are_taken_up() {
+    system_test(|test| async move {
+        let tracker = RealTracker::start(&test, NEVER);
+        // It takes connections and says nothing.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let holder = RawPeer::connect(tracker.address(), "silent").await.unwrap();
+        let listing = |number: usize| Listing {
+            name: format!("tree/{number:05}").parse().unwrap(),
+            id: Content::of(number.to_string()).id,
+            size: 5,
+            complete: true,
+        };
+        let list = (0..MAX_TREE_FILES_OPEN + 2 * TREE_BATCH_FILES).map(listing).collect();
+        holder.register(1, silent.local_addr().unwrap().port(), list).await.unwrap();
+        let mut fetch = Running::start(&test, tracker.address(), vec![into_folder("tree/", &test.folder())]);
+        let mut found = 0;
+        let dropped = fetch.watched.until("the end of the holder's patience", |event| {
+            found += usize::from(matches!(event, JobEvent::Found { .. }));
+            matches!(event, JobEvent::Source { .. })
+        });
+        dropped.await;
+        assert!(
+            (MAX_TREE_FILES_OPEN - TREE_BATCH_FILES + 1..=MAX_TREE_FILES_OPEN).contains(&found),
+            "{found}"
+        );
+        fetch.cancel();
+        fetch.finish().await;
+        drop(holder);
         tracker.stop().await;
     });
 }

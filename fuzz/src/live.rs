@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use enxame_actors::base::limits::MIN_SPAN_BLOCKS;
+use enxame_actors::base::limits::{MAX_CONTROL_BYTES, MAX_REQUEST_BYTES, MIN_SPAN_BLOCKS};
 use enxame_actors::base::{BLOCK_LEN_BYTES, FileId, Geometry, PeerId};
 use enxame_actors::net::TrackerAddress;
 use enxame_actors::peer::{Peer, PeerConfig, RateLimits};
@@ -114,15 +114,18 @@ impl Live {
     }
 
     /// Whatever comes behind HELLO, each request of it is answered, in order, with what is true of the
-    /// files, until one that is none; then the connection ends. It costs little memory, and another getter
-    /// is served as before.
+    /// files, until one that is none; then the connection ends, with a reason. It costs little memory, and
+    /// another getter is served as before.
     pub fn block_server(&self, bytes: &[u8]) {
         let bytes = &bytes[..bytes.len().min(MAX_BYTES)];
         heap::within(MEMORY_BYTES, || {
-            let (requests, is_broken) = requests::<ToHolder>(bytes);
+            let (requests, is_broken) = requests::<ToHolder>(bytes, MAX_REQUEST_BYTES);
             let mut line = Line::greeted(self.holder, FUZZ);
             line.say_all(bytes);
-            let told = requests.iter().try_for_each(|request| self.is_answered(request, &mut line));
+            let mut told = requests.iter().try_for_each(|request| self.is_answered(request, &mut line));
+            if is_broken && told.is_ok() {
+                told = refused_for_a_fault(&mut line);
+            }
             let may_be_reset = is_broken || told == Err(Over::Last);
             line.has_ended(told, may_be_reset);
         });
@@ -199,7 +202,7 @@ impl Live {
     pub fn tracker(&self, bytes: &[u8]) {
         let bytes = &bytes[..bytes.len().min(MAX_BYTES)];
         heap::within(MEMORY_BYTES, || {
-            let (requests, is_broken) = requests::<ToTracker>(bytes);
+            let (requests, is_broken) = requests::<ToTracker>(bytes, MAX_CONTROL_BYTES);
             let mut line = Line::greeted(self.tracker, FUZZ);
             line.say_all(bytes);
             let mut told = requests.iter().try_for_each(|request| is_replied_to(request, &mut line));
@@ -290,13 +293,21 @@ fn told_of_a_fault(line: &mut Line) -> Result<(), Over> {
     Err(Over::Last)
 }
 
-/// The requests in front of what is none, if anything is: what is cut at its end only ends.
-fn requests<M: DeserializeOwned>(mut bytes: &[u8]) -> (Vec<M>, bool) {
+/// [`told_of_a_fault`], by a holder.
+fn refused_for_a_fault(line: &mut Line) -> Result<(), Over> {
+    let refused = line.message()?;
+    assert!(matches!(refused, FromHolder::Refused { refusal: Refusal::Protocol, .. }), "{refused:?}");
+    Err(Over::Last)
+}
+
+/// The requests of so many bytes at most in front of what is none, if anything is: what is cut at its end
+/// only ends.
+fn requests<M: DeserializeOwned>(mut bytes: &[u8], most_bytes: usize) -> (Vec<M>, bool) {
     let mut requests = Vec::new();
     while let Some((header, rest)) = bytes.split_first_chunk::<5>() {
         let [a, b, c, d, kind] = *header;
         let len = u32::from_be_bytes([a, b, c, d]) as usize;
-        if kind != 0 || len > 1 << 20 {
+        if kind != 0 || len > most_bytes {
             return (requests, true);
         }
         let Some((body, behind)) = rest.split_at_checked(len) else { break };

@@ -12,8 +12,8 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use enxame_actors::base::limits::{
-    HALF_CONNECTED_FOR, MAX_ANSWER_HOLDERS, MAX_DOWNLOAD_CONNECTIONS, MAX_REPLACED_CONNECTIONS,
-    MAX_SENDING_UPLOADS, MAX_UPLOAD_CONNECTIONS, REPLACE_EVERY, REPLACE_EVERY_MAX,
+    HALF_CONNECTED_FOR, MAX_ANSWER_HOLDERS, MAX_DOWNLOAD_CONNECTIONS, MAX_SENDING_UPLOADS,
+    MAX_UPLOAD_CONNECTIONS, REPLACE_EVERY, REPLACE_EVERY_MAX,
 };
 use enxame_actors::base::{FileId, Geometry, SpanSet};
 use enxame_actors::plan::{FileIndex, Given, Holding, JobPlan, Settled, SourceId, UploadId};
@@ -379,7 +379,7 @@ impl Swarm {
         }
         let (ready, now) = (self.ready(n).len(), self.instant());
         let machine = &mut self.machines[n];
-        let retired = machine.plan.retire_poor(ready.min(MAX_REPLACED_CONNECTIONS), now);
+        let retired = machine.plan.retire_poor(ready, now);
         machine.replace_wait =
             if retired > 0 { REPLACE_EVERY } else { (machine.replace_wait * 2).min(REPLACE_EVERY_MAX) };
         machine.next_replacement = self.now + nanos(machine.replace_wait);

@@ -47,6 +47,8 @@ pub const LIST_FRAME_BYTES: usize = MAX_CONTROL_BYTES / 2;
 pub const MANIFEST_FRAME_SPANS: usize = 8192;
 /// Bytes of the program's own description in HELLO.
 pub const MAX_AGENT_BYTES: usize = 128;
+/// Bytes of a sentence that the other side wrote, in a log and in a message: twice the longest of ours.
+pub const MAX_FOREIGN_TEXT_BYTES: usize = 512;
 
 // ---- catalogue ----
 
@@ -60,6 +62,12 @@ pub const MAX_ANSWER_NAMES: usize = 16;
 pub const MAX_REMEMBERED_FILES: usize = 1000;
 /// Holders that a job knows of before it takes no more from its sources: more than it will ever dial.
 pub const MAX_HEARD_HOLDERS: usize = 1000;
+/// Holders that a job knows of, whoever told of them: as many peers as a tracker has connections. Others are
+/// taken in when some of these were given up.
+pub const MAX_JOB_HOLDERS: usize = MAX_TRACKER_CONNECTIONS;
+/// Holders of one file that a job knows of, by any size they state: many times its connections. Those that
+/// are told of later take the places of such as are given up, or else of such as are not connected.
+pub const MAX_FILE_HOLDERS: usize = 256;
 /// Addresses of which a process remembers how dialling them went: more than it dials in ten minutes, unless
 /// it is told of very many that fail; then the oldest are forgotten.
 pub const MAX_DIALLED_ADDRESSES: usize = 4096;
@@ -234,6 +242,9 @@ pub const JOB_IN_FLIGHT_BYTES: u64 = 32 << 20;
 /// Files a holder keeps open per upload connection: as many large ones as a job fetches at the same
 /// time. A small one is asked for once.
 pub const MAX_OPEN_FILES_PER_UPLOAD: usize = 8;
+/// Files of all wanted folders of a job: what two peers may share. A tracker that lists without an end would
+/// have a job remember them all, at some 1.5 KB each.
+pub const MAX_TREE_FILES: usize = 2 * MAX_FILES_PER_PEER;
 /// Files of a wanted folder that are taken up at the same time: bounds what a job knows of files that
 /// are not over, and keeps the connections busy while the next ones are looked up.
 pub const MAX_TREE_FILES_OPEN: usize = 4096;

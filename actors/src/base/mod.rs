@@ -9,6 +9,7 @@ mod id;
 pub mod limits;
 mod name;
 mod peer_id;
+mod plain;
 mod spans;
 mod what;
 
@@ -17,5 +18,6 @@ pub use geometry::{BLOCK_LEN_BYTES, BlockRun, Geometry, SpanIndex};
 pub use id::{FileId, IdError, IdPrefix};
 pub use name::{FileName, NameError};
 pub use peer_id::{PeerId, PeerIdError};
+pub use plain::plain_text;
 pub use spans::SpanSet;
 pub use what::{Question, What, WhatError};

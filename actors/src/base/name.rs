@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::limits::{MAX_COMPONENT_BYTES, MAX_NAME_BYTES, MAX_NAME_DEPTH, RESERVED_PREFIX};
+use super::plain::is_steering;
 
 /// A path below `files/`: UTF-8 components separated by `/`, at most 1,024 bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,13 +96,7 @@ fn check_component(text: &str) -> Result<(), NameError> {
 
 /// Characters that end a line, move a cursor, turn the direction of text or separate folders elsewhere.
 fn is_treacherous(c: char) -> bool {
-    c == '\\'
-        || c.is_control()
-        || matches!(c,
-            '\u{061c}' | '\u{200e}' | '\u{200f}' // marks of direction
-            | '\u{2028}'..='\u{202e}' // separators of line and paragraph, embeddings and overrides
-            | '\u{2066}'..='\u{2069}' // isolates
-            | '\u{feff}') // byte order mark
+    c == '\\' || is_steering(c)
 }
 
 /// `C:`, `C:name` and `C:/name`, which mean another disk on Windows.

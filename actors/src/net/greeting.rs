@@ -18,28 +18,31 @@ where
 {
     let mut link = ControlLink::new(stream);
     let theirs = within_hello_budget(async {
-        let mut answers = vec![FromHolder::Hello(ours)];
-        let ToHolder::Hello(theirs) = link.read().await? else {
-            let why = "the first message was not HELLO";
-            answers.push(FromHolder::Refused { refusal: Refusal::Protocol, why: why.into() });
-            link.write(&answers).await?;
-            return Err(LinkError::Unexpected("a request before HELLO"));
+        let (refusal, why, error) = match link.read().await {
+            Ok(ToHolder::Hello(theirs)) if theirs.version == VERSION => {
+                link.write(&[FromHolder::Hello(ours)]).await?;
+                return Ok(theirs);
+            }
+            Ok(ToHolder::Hello(theirs)) => {
+                let why = theirs.version_mismatch();
+                (Refusal::Version, why.clone(), LinkError::Refused(why))
+            }
+            Ok(_) => {
+                let why = "the first message was not HELLO";
+                (Refusal::Protocol, why.into(), LinkError::Unexpected("a request before HELLO"))
+            }
+            Err(LinkError::Frame(error)) => (Refusal::Protocol, error.to_string(), error.into()),
+            Err(error) => return Err(error),
         };
-        if theirs.version != VERSION {
-            let why = theirs.version_mismatch();
-            answers.push(FromHolder::Refused { refusal: Refusal::Version, why: why.clone() });
-            link.write(&answers).await?;
-            return Err(LinkError::Refused(why));
-        }
-        link.write(&answers).await?;
-        Ok(theirs)
+        link.write(&[FromHolder::Hello(ours), FromHolder::Refused { refusal, why }]).await?;
+        Err(error)
     })
     .await;
     let theirs = match theirs {
         Ok(theirs) => theirs,
         Err(error) => {
             // Whoever was told why it is refused is to hear it.
-            if matches!(error, LinkError::Unexpected(_) | LinkError::Refused(_)) {
+            if matches!(error, LinkError::Unexpected(_) | LinkError::Refused(_) | LinkError::Frame(_)) {
                 link.finish().await;
             }
             return Err(error);

@@ -324,6 +324,31 @@ mod tests {
     use tokio::io::duplex;
     use tokio::time::Instant;
 
+    #[tokio::test]
+    async fn a_batch_has_so_many_messages_and_the_next_one_the_rest() {
+        use crate::wire::tracker::ToTracker;
+        let (ours, mut theirs) = duplex(1 << 20);
+        let mut frames = Vec::new();
+        for limit in 0..MAX_FRAMES_PER_BATCH as u32 + 10 {
+            codec::encode(&ToTracker::Peers { after: None, limit }, &mut frames).unwrap();
+        }
+        theirs.write_all(&frames).await.unwrap();
+        let mut link = ControlLink::new(ours);
+        let (mut told, mut largest) = (Vec::new(), 0);
+        while told.len() < MAX_FRAMES_PER_BATCH + 10 {
+            let mut batch: Vec<ToTracker> = Vec::new();
+            link.read_batch(&mut batch).await.unwrap();
+            largest = largest.max(batch.len());
+            told.extend(batch);
+        }
+        assert_eq!(largest, MAX_FRAMES_PER_BATCH);
+        let numbers: Vec<u32> = told
+            .iter()
+            .filter_map(|said| if let ToTracker::Peers { limit, .. } = said { Some(*limit) } else { None })
+            .collect();
+        assert_eq!(numbers, (0..MAX_FRAMES_PER_BATCH as u32 + 10).collect::<Vec<_>>());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn last_words_are_waited_for_a_second_and_through_some_megabytes() {
         let start = Instant::now();

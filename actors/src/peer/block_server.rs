@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use actix::prelude::*;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -59,6 +60,8 @@ pub struct BlockServer {
     config: BlockServerConfig,
     /// Connections on which HELLO is to come, or that are turned away, the oldest first, and what ends them.
     greeting: BTreeMap<UploadId, CancellationToken>,
+    /// How many of these there may be.
+    max_greeting: usize,
     /// Those that were admitted, and from where.
     uploads: HashMap<UploadId, IpAddr>,
     from_address: HashMap<IpAddr, usize>,
@@ -79,6 +82,7 @@ impl BlockServer {
         let server = BlockServer {
             config,
             greeting: BTreeMap::new(),
+            max_greeting: max_greeting(getrlimit(Resource::Nofile).current),
             uploads: HashMap::new(),
             from_address: HashMap::new(),
             crowded: watch::Sender::new(Crowded::Nobody),
@@ -107,6 +111,13 @@ impl BlockServer {
     }
 }
 
+/// How many connections that have not greeted a process may have that has so many descriptors: a quarter of
+/// them, or whoever connects and says nothing would keep out those who greet.
+fn max_greeting(descriptors: Option<u64>) -> usize {
+    let quarter = descriptors.map_or(usize::MAX, |all| usize::try_from(all / 4).unwrap_or(usize::MAX));
+    quarter.clamp(1, MAX_GREETING_CONNECTIONS)
+}
+
 impl Actor for BlockServer {
     type Context = Context<Self>;
 
@@ -127,7 +138,7 @@ impl Handler<Accepted> for BlockServer {
     type Result = ();
 
     fn handle(&mut self, Accepted { stream, from }: Accepted, ctx: &mut Self::Context) {
-        if self.greeting.len() >= MAX_GREETING_CONNECTIONS
+        if self.greeting.len() >= self.max_greeting
             && let Some((_, oldest)) = self.greeting.pop_first()
         {
             oldest.cancel();
@@ -313,5 +324,146 @@ impl Handler<StopServing> for BlockServer {
         self.tasks.close();
         let tasks = self.tasks.clone();
         Box::pin(async move { tasks.wait().await }.into_actor(self).map(|(), _, ctx| ctx.stop()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use actix_rt::System;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::base::BlockRun;
+    use crate::base::limits::MAX_SMALL_READ_FILES;
+    use crate::peer::library::OpenError;
+    use crate::peer::shelf::Served;
+    use crate::peer::threads::DataThreads;
+    use crate::wire::frame::BLOCKS_PREFIX_BYTES;
+    use crate::wire::peer::ToHolder;
+    use crate::wire::tracker::Holder;
+    use crate::wire::{HEADER_BYTES, Hello, encode};
+
+    /// Has every content, of one byte, and tells how many it is asked for at once.
+    struct Files(mpsc::Sender<usize>);
+
+    impl Actor for Files {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<ReadSmall> for Files {
+        type Result = Vec<Option<Vec<u8>>>;
+        fn handle(&mut self, ReadSmall { ids }: ReadSmall, _: &mut Self::Context) -> Self::Result {
+            self.0.try_send(ids.len()).expect("a test asks less often than the channel holds");
+            ids.iter().map(|_| Some(vec![7])).collect()
+        }
+    }
+
+    impl Handler<Open> for Files {
+        type Result = Result<Served, OpenError>;
+        fn handle(&mut self, _: Open, _: &mut Self::Context) -> Self::Result {
+            Err(OpenError::Missing)
+        }
+    }
+
+    impl Handler<Suspect> for Files {
+        type Result = ();
+        fn handle(&mut self, _: Suspect, _: &mut Self::Context) {}
+    }
+
+    impl Handler<HoldersOf> for Files {
+        type Result = Vec<Holder>;
+        fn handle(&mut self, _: HoldersOf, _: &mut Self::Context) -> Self::Result {
+            Vec::new()
+        }
+    }
+
+    /// A server of such files; where it listens, its threads, and how many it asks for at once.
+    async fn serve() -> (Addr<BlockServer>, SocketAddr, DataThreads, mpsc::Receiver<usize>) {
+        let (sender, asked) = mpsc::channel(1000);
+        let files = Files(sender).start();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (address, threads) = (listener.local_addr().unwrap(), DataThreads::start().unwrap());
+        let serving = Serving {
+            open: files.clone().recipient(),
+            read: files.clone().recipient(),
+            suspect: files.clone().recipient(),
+            others: files.recipient(),
+        };
+        let (us, growth) = ("p1".parse().unwrap(), watch::channel(0).1);
+        let config = BlockServerConfig { us, serving, growth, threads: threads.turns(), limiter: None };
+        (BlockServer::start(listener, config), address, threads, asked)
+    }
+
+    fn run(story: impl Future<Output = ()>) {
+        System::new().block_on(async { timeout(Duration::from_secs(20), story).await.expect("it ends") });
+    }
+
+    #[test]
+    fn of_small_files_that_are_asked_for_together_so_many_are_read_in_one_go() {
+        run(async {
+            let (server, address, threads, mut asked) = serve().await;
+            let mut getter = TcpStream::connect(address).await.unwrap();
+            let mut frames = Vec::new();
+            encode(&ToHolder::Hello(Hello::new("p2".parse().unwrap())), &mut frames).unwrap();
+            // Fewer bytes than are read ahead, so that nearly all of them are there when the first is looked at.
+            let gets = MAX_SMALL_READ_FILES + 20;
+            for number in 0..gets {
+                let id = FileId::from_bytes([number as u8; 32]);
+                let run = BlockRun { first: 0, count: 1 };
+                encode(&ToHolder::Get { id, run, fresh: false }, &mut frames).unwrap();
+            }
+            getter.write_all(&frames).await.unwrap();
+            let mut answered = 0;
+            let mut largest = 0;
+            while answered < gets {
+                let together = asked.recv().await.unwrap();
+                largest = largest.max(together);
+                answered += together;
+            }
+            assert_eq!(answered, gets, "each is read once");
+            assert_eq!(largest, MAX_SMALL_READ_FILES);
+            let mut answers = vec![0; gets * (HEADER_BYTES + BLOCKS_PREFIX_BYTES + 1)];
+            getter.read_exact(&mut answers).await.unwrap();
+            drop(getter);
+            server.send(StopServing).await.unwrap();
+            threads.stop().await;
+        });
+    }
+
+    #[test]
+    fn those_who_do_not_greet_have_a_quarter_of_the_descriptors_at_most() {
+        for (descriptors, most) in [
+            (Some(0), 1),
+            (Some(64), 16),
+            (Some(1024), 256),
+            (Some(1 << 20), MAX_GREETING_CONNECTIONS),
+            (None, MAX_GREETING_CONNECTIONS),
+        ] {
+            assert_eq!(max_greeting(descriptors), most, "{descriptors:?}");
+        }
+    }
+
+    #[test]
+    fn who_has_made_room_or_was_admitted_already_is_admitted_no_more() {
+        run(async {
+            let (server, address, threads, _asked) = serve().await;
+            let from: SocketAddr = ([10, 0, 0, 1], 9).into();
+            let admit = |number| server.send(Admit { id: UploadId(number), from });
+            assert!(!admit(7).await.unwrap(), "it is not among those that greet");
+            // It connects, and greets only as far as this test says so.
+            let mut waiting = TcpStream::connect(address).await.unwrap();
+            while !admit(0).await.unwrap() {}
+            assert!(!admit(0).await.unwrap(), "once is enough");
+            waiting.shutdown().await.unwrap();
+            waiting.read_to_end(&mut Vec::new()).await.unwrap();
+            server.send(StopServing).await.unwrap();
+            threads.stop().await;
+        });
     }
 }

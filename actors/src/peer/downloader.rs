@@ -15,8 +15,8 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use crate::base::limits::{
-    HALF_CONNECTED_FOR, JOB_IN_FLIGHT_BYTES, JOB_TICK, MAX_DOWNLOAD_CONNECTIONS, MAX_PAGE_ENTRIES,
-    MAX_PEERS_IN_FLIGHT, MAX_REPLACED_CONNECTIONS, MAX_TREE_FILES_OPEN, PUBLISH_AFTER_FILES, REPLACE_EVERY,
+    HALF_CONNECTED_FOR, JOB_IN_FLIGHT_BYTES, JOB_TICK, MAX_DOWNLOAD_CONNECTIONS, MAX_JOB_HOLDERS,
+    MAX_PEERS_IN_FLIGHT, MAX_TREE_FILES, MAX_TREE_FILES_OPEN, PUBLISH_AFTER_FILES, REPLACE_EVERY,
     REPLACE_EVERY_MAX, STALL_TIMEOUT, TREE_BATCH_FILES,
 };
 use crate::base::{FileId, FileName, PeerId, Question, SpanIndex, SpanSet, What};
@@ -35,6 +35,7 @@ use crate::peer::shelf::Lend;
 use crate::peer::source_connection::{Order, SourceConfig, SourceConnection, SourceFact, SourceReport};
 use crate::peer::threads::Turns;
 use crate::peer::trackers::{ListFiles, Remember, TrackerFailure, WhoHas, WhoHasEach};
+use crate::peer::tree::Tree;
 use crate::plan::{Backoff, Ending, FileIndex, Holders, Holding, JobPlan, Settled, SourceId};
 use crate::wire::tracker::{Candidate, Holder, ListedFile};
 
@@ -114,56 +115,27 @@ pub(crate) struct Source {
     address: SocketAddr,
     pub(crate) connection: Addr<SourceConnection>,
     is_connected: bool,
-    /// Files for which it was asked who else has them, and has not answered.
-    asked_peers: BTreeSet<FileIndex>,
+    asked_peers: AskedPeers,
     /// Why we ended it, until it says that it has ended.
     ending: Option<Ending>,
 }
 
-/// A wanted folder. What is in it is taken up in the order of names, as much at a time as there may be.
-struct Tree {
-    what: What,
-    to: Destination,
-    /// The last line that was listed.
-    after: Option<(FileName, FileId)>,
-    is_more: bool,
-    is_listing: bool,
-    /// Lines that were not taken up; those of one name stand together.
-    listed: VecDeque<ListedFile>,
-    /// Files whose holders are being asked for.
-    resolving: usize,
-    is_empty: bool,
-}
+/// Files for which a source was asked who else has them, and has not answered.
+#[derive(Default)]
+struct AskedPeers(BTreeSet<FileIndex>);
 
-impl Tree {
-    /// The next names to take up, each with its content, if it has but one.
-    fn take(&mut self, most: usize) -> Vec<(FileName, Option<FileId>)> {
-        let mut taken: Vec<(FileName, Option<FileId>)> = Vec::new();
-        // Further contents of the last name may stand on the next page.
-        let last = self.listed.back().filter(|_| self.is_more).map(|file| file.name.clone());
-        while let Some(file) = self.listed.front().filter(|file| Some(&file.name) != last.as_ref()) {
-            let is_full = taken.len() == most;
-            match taken.last_mut() {
-                Some((name, id)) if *name == file.name => *id = None,
-                _ if is_full => break,
-                _ => taken.push((file.name.clone(), Some(file.id))),
-            }
-            self.listed.pop_front();
-        }
-        taken
+impl AskedPeers {
+    /// Whether it is to be asked for this file too: it was not, and few answers are due.
+    fn ask(&mut self, file: FileIndex) -> bool {
+        self.0.len() < MAX_PEERS_IN_FLIGHT && self.0.insert(file)
     }
 
-    /// Where a file of it goes: to this folder, under this name.
-    fn place_of(&self, name: &FileName) -> Option<(Arc<Folder>, FileName)> {
-        let rest = name.as_str().strip_prefix(self.what.tree()?)?;
-        match &self.to {
-            Destination::Share(folder) => Some((Arc::clone(folder), name.clone())),
-            Destination::Folder(folder) => Some((Arc::clone(folder), rest.parse().ok()?)),
-            Destination::File { folder, name } => {
-                Some((Arc::clone(folder), format!("{name}/{rest}").parse().ok()?))
-            }
-            Destination::Stream(_) => None,
-        }
+    fn has_answered(&mut self, file: FileIndex) {
+        self.0.remove(&file);
+    }
+
+    fn contains(&self, file: FileIndex) -> bool {
+        self.0.contains(&file)
     }
 }
 
@@ -210,6 +182,8 @@ pub struct Downloader {
     /// Wanted folders of which not all was taken up, numbered in the order in which they were begun.
     trees: BTreeMap<u64, Tree>,
     next_tree: u64,
+    /// Lines that may still be listed of all wanted folders together.
+    room_in_trees: usize,
     /// Small files of wanted folders that have come and wait for their names.
     unpublished: Vec<FileIndex>,
     is_publishing: bool,
@@ -242,6 +216,7 @@ impl Downloader {
             lists: config.lists,
             trees: BTreeMap::new(),
             next_tree: 0,
+            room_in_trees: MAX_TREE_FILES,
             unpublished: Vec::new(),
             is_publishing: false,
             is_gathering: false,
@@ -413,7 +388,12 @@ impl Downloader {
         };
         let holders = candidates.iter().map(|candidate| candidate.holder_count).sum();
         self.events.do_send(JobEvent::Found { name: name.clone(), id: first.id, size: first.size, holders });
-        let known = self.by_id.get(&first.id).copied().filter(|known| !self.file(*known).has_failed);
+        let before = self.by_id.get(&first.id).copied();
+        if let Some(before) = before.map(|before| self.file(before)).filter(|before| before.has_failed) {
+            // This is another attempt at it. A patient job makes very many.
+            before.forget_holders();
+        }
+        let known = before.filter(|known| !self.file(*known).has_failed);
         let target = match (known, target) {
             (Some(known), Target::Place(place)) if self.file(known).place().is_some() => {
                 self.take_up_again(known, what, name, place, ctx);
@@ -542,17 +522,7 @@ impl Downloader {
 
     fn begin_tree(&mut self, want: usize, ctx: &mut Context<Self>) {
         let Some((what, to)) = self.wants[want].take() else { return };
-        let tree = Tree {
-            what,
-            to,
-            after: None,
-            is_more: true,
-            is_listing: false,
-            listed: VecDeque::new(),
-            resolving: 0,
-            is_empty: true,
-        };
-        self.trees.insert(self.next_tree, tree);
+        self.trees.insert(self.next_tree, Tree::new(what, to));
         self.next_tree += 1;
         self.advance_trees(ctx);
     }
@@ -572,10 +542,8 @@ impl Downloader {
             let resolving: usize = self.trees.values().map(|tree| tree.resolving).sum();
             let open = self.open_files + self.copies + self.copies_waiting + self.unresolved + resolving;
             let Some(tree) = self.trees.get_mut(&number) else { return };
-            if tree.is_more && !tree.is_listing && tree.listed.len() <= MAX_PAGE_ENTRIES {
-                tree.is_listing = true;
-                let prefix = tree.what.tree().unwrap_or_default().to_owned();
-                let page = self.lists.send(ListFiles { prefix, after: tree.after.clone() }).into_actor(self);
+            if let Some((prefix, after)) = tree.next_page() {
+                let page = self.lists.send(ListFiles { prefix, after }).into_actor(self);
                 ctx.spawn(page.map(move |page, job, ctx| {
                     job.listed(number, page.unwrap_or(Err(TrackerFailure::NoAnswer(Vec::new()))), ctx);
                 }));
@@ -590,15 +558,13 @@ impl Downloader {
             tree.resolving += taken.len();
             self.look_up(number, taken, ctx);
         }
-        let is_over = |tree: &Tree| !tree.is_more && tree.listed.is_empty() && tree.resolving == 0;
-        if self.trees.get(&number).is_some_and(is_over)
+        if self.trees.get(&number).is_some_and(Tree::is_over)
             && let Some(tree) = self.trees.remove(&number)
         {
             self.unresolved -= 1;
-            if !tree.is_empty {
-                self.patience.remove(&tree.what.to_string());
-            } else {
-                self.fail_want(tree.what, tree.to, JobError::NobodyHasIt, ctx);
+            match tree.failure() {
+                None => drop(self.patience.remove(&tree.what.to_string())),
+                Some(failure) => self.fail_want(tree.what, tree.to, failure, ctx),
             }
         }
     }
@@ -611,22 +577,8 @@ impl Downloader {
         ctx: &mut Context<Self>,
     ) {
         let Some(tree) = self.trees.get_mut(&number) else { return };
-        tree.is_listing = false;
         match page {
-            Ok((files, is_more)) => {
-                tree.is_more = is_more;
-                tree.is_empty &= files.is_empty();
-                if let Some(last) = files.last() {
-                    tree.after = Some((last.name.clone(), last.id));
-                }
-                for file in files {
-                    // That a name has several contents is all that counts here.
-                    let same = tree.listed.iter().rev().take_while(|other| other.name == file.name).count();
-                    if same < 2 {
-                        tree.listed.push_back(file);
-                    }
-                }
-            }
+            Ok((files, is_more)) => self.room_in_trees -= tree.list(files, is_more, self.room_in_trees),
             Err(failure) => self.fail_tree(number, failure, ctx),
         }
         self.end_if_over(ctx);
@@ -1215,7 +1167,7 @@ impl Downloader {
         }
         let wanted = self.wanted_holders();
         let ready = self.holders.ready(|peer| wanted.contains(peer), now);
-        let retired = self.plan.retire_poor(ready.min(MAX_REPLACED_CONNECTIONS), now);
+        let retired = self.plan.retire_poor(ready, now);
         self.replace_wait =
             if retired > 0 { REPLACE_EVERY } else { (self.replace_wait * 2).min(REPLACE_EVERY_MAX) };
         self.next_replacement = now + self.replace_wait;
@@ -1248,7 +1200,7 @@ impl Downloader {
             address,
             connection,
             is_connected: false,
-            asked_peers: BTreeSet::new(),
+            asked_peers: AskedPeers::default(),
             ending: None,
         };
         self.sources.insert(source, source_of);
@@ -1298,7 +1250,7 @@ impl Downloader {
                 file.manifest_from = None;
             }
             let is_holder = file.holder(&source.peer).is_some() || file.disagrees(&source.peer).is_some();
-            if is_holder || source.asked_peers.contains(&index) {
+            if is_holder || source.asked_peers.contains(index) {
                 file.is_search_exhausted = false;
                 self.engage(index, ctx);
                 self.check_hope(index, ctx);
@@ -1353,7 +1305,7 @@ impl Downloader {
         }
         let file = &self.files[index.0 as usize];
         if file.is_search_exhausted {
-            let is_asking = self.sources.values().any(|source| source.asked_peers.contains(&index));
+            let is_asking = self.sources.values().any(|source| source.asked_peers.contains(index));
             if is_asking || file.is_patient(Instant::now()) {
                 return;
             }
@@ -1409,8 +1361,14 @@ impl Downloader {
         }));
     }
 
-    /// Tells who permits dials of holders that trackers tell of again.
+    /// Tells who permits dials of holders that trackers tell of again, and whoever reads the log of those
+    /// that are too many.
     fn tell_who_is_back(&mut self) {
+        if self.holders.take_overflow() {
+            log::warn!(
+                "more than {MAX_JOB_HOLDERS} holders are told of: the others are left out of this job"
+            );
+        }
         for address in self.holders.take_listed_again() {
             self.permits.back.do_send(RegisteredAgain(address));
         }
@@ -1420,10 +1378,8 @@ impl Downloader {
     fn ask_sources(&mut self, index: FileIndex) {
         let file = &self.files[index.0 as usize];
         for source in self.sources.values_mut() {
-            let may_ask = source.is_connected
-                && source.ending.is_none()
-                && source.asked_peers.len() < MAX_PEERS_IN_FLIGHT;
-            if file.stage == Stage::Fetching && may_ask && source.asked_peers.insert(index) {
+            let may_ask = source.is_connected && source.ending.is_none();
+            if file.stage == Stage::Fetching && may_ask && source.asked_peers.ask(index) {
                 source.connection.do_send(Order::Peers { file: index, id: file.id });
             }
         }
@@ -1432,7 +1388,7 @@ impl Downloader {
     /// A source has said who else has a file.
     fn heard(&mut self, id: SourceId, index: FileIndex, mut told: Vec<Holder>, ctx: &mut Context<Self>) {
         let Some(source) = self.sources.get_mut(&id) else { return };
-        source.asked_peers.remove(&index);
+        source.asked_peers.has_answered(index);
         // A loopback address means the machine that says it, which is ours only if it is there too.
         if !source.address.ip().is_loopback() {
             told.retain(|holder| !holder.address.ip().to_canonical().is_loopback());
@@ -1751,5 +1707,22 @@ impl Handler<CancelJob> for Downloader {
             }
         }
         self.end_if_over(ctx);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_asked_who_else_has_thirty_two_files_at_a_time() {
+        let mut asked = AskedPeers::default();
+        let number = |number: usize| FileIndex(number as u32);
+        let more = (0..99).filter(|file| asked.ask(number(*file))).count();
+        assert_eq!(more, MAX_PEERS_IN_FLIGHT);
+        asked.has_answered(number(5));
+        assert!(!asked.contains(number(5)) && asked.contains(number(6)));
+        assert!(!asked.ask(number(6)), "once");
+        assert!(asked.ask(number(98)) && !asked.ask(number(97)));
     }
 }

@@ -147,6 +147,8 @@ pub enum JobError {
         /// What was typed for the other file.
         other: String,
     },
+    /// A folder has more files than a job takes: the others are fetched.
+    TooManyFiles(usize),
     /// The job was cancelled.
     Interrupted,
 }
@@ -163,6 +165,7 @@ impl JobError {
             JobError::Ambiguous(_)
             | JobError::TargetExists(_)
             | JobError::SamePlace { .. }
+            | JobError::TooManyFiles(_)
             | JobError::Interrupted => false,
         }
     }
@@ -193,6 +196,7 @@ impl fmt::Display for JobError {
                 write!(f, "{path} and {there}, where another file goes, are one name on other systems")
             }
             JobError::TargetExists(path) => write!(f, "{} exists and has another content", path.display()),
+            JobError::TooManyFiles(most) => write!(f, "it has more than the {most} files that one job takes"),
             JobError::Interrupted => f.write_str("interrupted"),
         }
     }

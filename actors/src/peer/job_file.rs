@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::base::limits::{
-    LOST_PATIENCE, MAX_LOST_PATIENCE, MISSING_PAUSE, MISSING_PAUSE_MAX, STANDSTILL_TIMEOUT,
+    LOST_PATIENCE, MAX_FILE_HOLDERS, MAX_LOST_PATIENCE, MISSING_PAUSE, MISSING_PAUSE_MAX, STANDSTILL_TIMEOUT,
 };
 use crate::base::{FileId, FileName, Geometry, PeerId, What};
 use crate::content::tree::Proof;
@@ -204,11 +204,14 @@ impl JobFile {
     /// Takes in what trackers say of this id; whether there is a holder among them that was not known.
     pub(super) fn learn(&mut self, candidates: &[Candidate], holders: &mut Holders, now: Instant) -> bool {
         let mut is_news = false;
-        for candidate in candidates.iter().filter(|candidate| candidate.id == self.id) {
+        let id = self.id;
+        for candidate in candidates.iter().filter(|candidate| candidate.id == id) {
             for holder in &candidate.holders {
                 if !holders.learn(&holder.peer, holder.address, now) {
                     log::debug!("{} is said to be at {}: not dialled", holder.peer, holder.address);
-                } else if self.lost.get(&holder.peer).is_none_or(|lost| lost.may_be_asked(now)) {
+                } else if self.lost.get(&holder.peer).is_none_or(|lost| lost.may_be_asked(now))
+                    && self.has_room_for(candidate.size, &holder.peer, holders)
+                {
                     let claim = self.claims.entry(candidate.size).or_default();
                     is_news |= claim.insert(holder.peer.clone(), holder.complete).is_none();
                 }
@@ -218,6 +221,29 @@ impl JobFile {
             self.believe_most();
         }
         is_news
+    }
+
+    /// Whether a holder that states this size can be entered. Once there are [`MAX_FILE_HOLDERS`], it takes the
+    /// place of one that was given up, or else of one that is not connected: whoever has what is missing is
+    /// told of again, and so gets its turn.
+    fn has_room_for(&mut self, size: u64, peer: &PeerId, holders: &Holders) -> bool {
+        let is_entered = self.claims.get(&size).is_some_and(|claim| claim.contains_key(peer));
+        if is_entered || self.holder_count() < MAX_FILE_HOLDERS {
+            return true;
+        }
+        let entered = || self.claims.iter().flat_map(|(size, claim)| claim.keys().map(|peer| (*size, peer)));
+        // Behind the new one in the order of ids, which is as good as by chance.
+        let behind = || entered().filter(|(_, other)| *other > peer).chain(entered());
+        let victim = entered()
+            .find(|(_, other)| !holders.is_hopeful(other))
+            .or_else(|| behind().find(|(_, other)| !holders.is_connected(other)));
+        let Some((size, victim)) = victim.map(|(size, victim)| (size, victim.clone())) else { return false };
+        if let Some(claim) = self.claims.get_mut(&size) {
+            claim.remove(&victim);
+        }
+        self.claims.retain(|_, claim| !claim.is_empty());
+        self.heard.remove(&victim);
+        true
     }
 
     /// Notes which of its holders trackers do not tell of any more, if they tell of all.
@@ -242,7 +268,9 @@ impl JobFile {
             if is_known || self.lost.contains_key(&holder.peer) {
                 continue;
             }
-            if holders.hear(&holder.peer, holder.address, now) {
+            // What a source says takes nobody's place.
+            let has_room = self.holder_count() < MAX_FILE_HOLDERS;
+            if has_room && holders.hear(&holder.peer, holder.address, now) {
                 self.claims.entry(self.claim).or_default().insert(holder.peer.clone(), false);
                 self.heard.insert(holder.peer.clone());
             } else {
@@ -313,8 +341,20 @@ impl JobFile {
         if lost.times <= MAX_LOST_PATIENCE {
             self.be_patient(now);
         }
-        self.lost.insert(peer.clone(), lost);
+        self.note_lost(peer.clone(), lost);
         self.is_search_exhausted = false;
+    }
+
+    /// Remembers at most [`MAX_FILE_HOLDERS`] that turned out not to have it; another one may be asked again.
+    fn note_lost(&mut self, peer: PeerId, lost: Lost) {
+        if self.lost.len() >= MAX_FILE_HOLDERS && !self.lost.contains_key(&peer) {
+            let behind = self.lost.range(&peer..).chain(&self.lost).map(|(other, _)| other.clone()).next();
+            if let Some(other) = behind {
+                self.lost.remove(&other);
+                self.heard.remove(&other);
+            }
+        }
+        self.lost.insert(peer, lost);
     }
 
     /// A holder was lost that may be back soon: if it was the last one, the file is looked for a while.
@@ -368,7 +408,7 @@ impl JobFile {
             holders.into_iter().partition(|(peer, _)| self.heard.contains(peer));
         let why = format!("states a size ({} bytes) that it could not prove", self.claim);
         let lost = || Lost { why: why.clone(), times: 0, again: None };
-        self.lost.extend(stated.into_keys().map(|peer| (peer, lost())));
+        stated.into_keys().for_each(|peer| self.note_lost(peer, lost()));
         self.believe_most();
         self.claims.entry(self.claim).or_default().extend(heard);
         self.proof = None;
@@ -473,6 +513,68 @@ mod tests {
             now += pause;
         }
         assert_eq!((MISSING_PAUSE.as_secs(), MISSING_PAUSE_MAX.as_secs()), (1, 30));
+    }
+
+    /// What a tracker says of the file: these holders, who state this size.
+    fn told(size: u64, numbers: std::ops::Range<usize>) -> Candidate {
+        let holder = |number: usize| Holder {
+            peer: format!("p{number:05}").parse().unwrap(),
+            address: ([10, 0, 0, 1], 9).into(),
+            complete: true,
+        };
+        let holders: Vec<Holder> = numbers.map(holder).collect();
+        let holder_count = holders.len() as u32;
+        Candidate { id: FileId::from_bytes([7; 32]), size, names: Vec::new(), holder_count, holders }
+    }
+
+    #[test]
+    fn a_file_has_so_many_holders_and_those_told_of_later_take_the_places_of_idle_ones() {
+        let now = Instant::now();
+        let mut holders = Holders::new("us".parse().unwrap(), ([0, 0, 0, 0], 1).into());
+        let mut file = file(now);
+        file.learn(&[told(5, 0..1)], &mut holders, now);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let (source, _) = holders.dial(|_| true, now, &mut rng).unwrap();
+        // Ever new holders, and ever new sizes.
+        for number in 0..100 {
+            let of = |size: u64| told(size, 50 * number..50 * (number + 1));
+            file.learn(&[of(5), of(6 + number as u64)], &mut holders, now);
+            assert!(file.holder_count() <= MAX_FILE_HOLDERS && file.claims.len() <= MAX_FILE_HOLDERS);
+            assert_eq!(file.holder(&source), Some(true), "it is connected, and stays");
+        }
+        assert_eq!(file.holder_count(), MAX_FILE_HOLDERS);
+        let last = told(5, 4999..5000).holders.remove(0).peer;
+        assert!(file.claims[&105].contains_key(&last), "who is told of last is among them");
+        let others = told(5, 9000..9050).holders;
+        file.hear(&others, &mut holders, now);
+        assert!(others.iter().all(|other| file.holder(&other.peer).is_none()), "sources replace nobody");
+
+        for number in 0..3 * MAX_FILE_HOLDERS {
+            file.lose(&told(5, number..number + 1).holders[0].peer, "lacks it".into(), now);
+        }
+        assert_eq!(file.lost.len(), MAX_FILE_HOLDERS);
+    }
+
+    #[test]
+    fn who_was_given_up_makes_room_for_who_is_told_of_later_before_anybody_else() {
+        let now = Instant::now();
+        let mut holders = Holders::new("us".parse().unwrap(), ([0, 0, 0, 0], 1).into());
+        let mut file = file(now);
+        file.learn(&[told(5, 0..MAX_FILE_HOLDERS)], &mut holders, now);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let (given_up, _) = holders.dial(|_| true, now, &mut rng).unwrap();
+        holders.ended(&given_up, crate::plan::Ending::WrongManifest, now);
+        file.learn(&[told(5, MAX_FILE_HOLDERS..MAX_FILE_HOLDERS + 1)], &mut holders, now);
+        assert!(file.holder(&given_up).is_none());
+        assert_eq!(file.holder_count(), MAX_FILE_HOLDERS);
+        assert_eq!(
+            told(5, 0..MAX_FILE_HOLDERS)
+                .holders
+                .iter()
+                .filter(|one| file.holder(&one.peer).is_some())
+                .count(),
+            MAX_FILE_HOLDERS - 1
+        );
     }
 
     #[test]

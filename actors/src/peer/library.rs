@@ -860,9 +860,14 @@ impl Handler<OpenFile> for Library {
         // known what there is.
         let (sender, found) = oneshot::channel();
         self.waiting_open.push((id, sender));
-        let found = timeout(OPEN_PATIENCE, found).into_actor(self);
-        Box::pin(found.then(move |_, library, _| library.open(id)))
+        Box::pin(until_found(found).into_actor(self).then(move |(), library, _| library.open(id)))
     }
+}
+
+/// Waits until a file was found or all was looked at, but not for ever.
+async fn until_found(found: oneshot::Receiver<()>) {
+    // It is opened then, or said to be missing.
+    let _ = timeout(OPEN_PATIENCE, found).await;
 }
 
 impl Library {

@@ -19,6 +19,7 @@ pub mod threads;
 pub mod tracker_client;
 pub mod tracker_link;
 pub mod trackers;
+mod tree;
 mod upload;
 
 pub use downloader::{Destination, Want};

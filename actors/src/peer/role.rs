@@ -456,3 +456,19 @@ impl Fetch {
 pub fn open_folder(path: &Path) -> Result<Arc<Folder>, PeerError> {
     Folder::open(path).map(Arc::new).map_err(|source| PeerError::Folder { path: path.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_of_a_shutdown_that_never_ends_is_cut_short() {
+        let start = tokio::time::Instant::now();
+        step("what has ended", ready(Ok::<(), ()>(()))).await;
+        assert_eq!(start.elapsed().as_secs(), 0);
+        step("what hangs", pending::<Result<(), ()>>()).await;
+        assert_eq!(start.elapsed(), 2 * SHUTDOWN_STEP_TIMEOUT);
+    }
+}

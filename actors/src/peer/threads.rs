@@ -18,6 +18,10 @@ impl DataThreads {
     /// The system has no more threads.
     pub fn start() -> io::Result<DataThreads> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        DataThreads::start_for(cores)
+    }
+
+    fn start_for(cores: usize) -> io::Result<DataThreads> {
         let arbiters = (0..cores.min(MAX_DATA_THREADS)).map(|_| Arbiter::try_with_tokio_rt(runtime));
         Ok(DataThreads { arbiters: arbiters.collect::<io::Result<_>>()? })
     }
@@ -65,5 +69,52 @@ impl Turns {
     pub fn take_turn(&mut self) -> &ArbiterHandle {
         self.next = (self.next + 1) % self.handles.len();
         &self.handles[self.next]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Barrier};
+
+    use super::*;
+
+    #[test]
+    fn there_are_at_most_four_data_threads_however_many_cores_there_are() {
+        actix_rt::System::new().block_on(async {
+            for (cores, threads) in [(1, 1), (3, 3), (4, MAX_DATA_THREADS), (64, MAX_DATA_THREADS)] {
+                let pool = DataThreads::start_for(cores).unwrap();
+                assert_eq!(pool.arbiters.len(), threads, "{cores} cores");
+                pool.stop().await;
+            }
+        });
+    }
+
+    #[test]
+    fn a_data_thread_has_eight_blocking_threads_and_what_is_more_waits() {
+        let runtime = runtime().unwrap();
+        // As many as the barrier holds have to run at the same time, or nobody gets through it.
+        let (all, running) = (Arc::new(Barrier::new(MAX_BLOCKING_THREADS)), Arc::new(AtomicUsize::new(0)));
+        let jobs: Vec<_> = (0..8 * MAX_BLOCKING_THREADS)
+            .map(|_| {
+                let (all, running) = (Arc::clone(&all), Arc::clone(&running));
+                runtime.spawn_blocking(move || {
+                    let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                    all.wait();
+                    running.fetch_sub(1, Ordering::SeqCst);
+                    // Whoever comes next finds all of these gone or going.
+                    all.wait();
+                    now
+                })
+            })
+            .collect();
+        let most = runtime.block_on(async {
+            let mut most = 0;
+            for job in jobs {
+                most = most.max(job.await.unwrap());
+            }
+            most
+        });
+        assert_eq!(most, MAX_BLOCKING_THREADS);
     }
 }

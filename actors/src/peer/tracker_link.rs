@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::base::limits::{
-    IDLE_TIMEOUT, MAX_PAGE_ENTRIES, SHUTDOWN_STEP_TIMEOUT, TRACKER_ANSWER_TIMEOUT, TRACKER_RETRY_FIRST,
-    TRACKER_RETRY_MAX,
+    IDLE_TIMEOUT, MAX_ANSWER_CANDIDATES, MAX_ANSWER_HOLDERS, MAX_ANSWER_NAMES, MAX_FILE_HOLDERS,
+    MAX_PAGE_ENTRIES, SHUTDOWN_STEP_TIMEOUT, TRACKER_ANSWER_TIMEOUT, TRACKER_RETRY_FIRST, TRACKER_RETRY_MAX,
 };
 use crate::base::{FileId, FileName, PeerId, Question};
 use crate::net::link::within_hello_budget;
@@ -257,6 +257,9 @@ impl TrackerLink {
             (FromTracker::Registered { .. }, Some(Expected::Registered)) => self.stage = Stage::Registered,
             (FromTracker::Noted, Some(Expected::Noted)) => {}
             (FromTracker::Candidates { candidates }, Some(Expected::Candidates(_))) => {
+                if !is_answer(&candidates) {
+                    return Err(LinkError::Unexpected("more than an answer may have"));
+                }
                 if let Some(Expected::Candidates(answer)) = self.expected.pop_front() {
                     // Who asked may have given up waiting.
                     let _ = answer.send(Ok(candidates));
@@ -264,6 +267,9 @@ impl TrackerLink {
                 return Ok(());
             }
             (FromTracker::Files { files, more }, Some(Expected::Page(_))) => {
+                if files.len() > MAX_PAGE_ENTRIES {
+                    return Err(LinkError::Unexpected("more than a page may have"));
+                }
                 if let Some(Expected::Page(answer)) = self.expected.pop_front() {
                     let _ = answer.send(Ok((files, more)));
                 }
@@ -340,18 +346,42 @@ impl Actor for TrackerLink {
     }
 }
 
+/// Whether a tracker may answer so: no more of anything than it is to tell.
+fn is_answer(candidates: &[Candidate]) -> bool {
+    let is_short = |candidate: &Candidate| {
+        candidate.holders.len() <= MAX_ANSWER_HOLDERS && candidate.names.len() <= MAX_ANSWER_NAMES
+    };
+    candidates.len() <= MAX_ANSWER_CANDIDATES && candidates.iter().all(is_short)
+}
+
+/// What is kept of an answer to one of many questions: a name of each content, and holders as far as a file
+/// has room for them. Thousands of such answers are waited for at the same time.
+fn cut(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    let mut room = MAX_FILE_HOLDERS;
+    for candidate in &mut candidates {
+        candidate.names.truncate(1);
+        candidate.holders.truncate(room);
+        room -= candidate.holders.len();
+        candidate.names.shrink_to_fit();
+        candidate.holders.shrink_to_fit();
+    }
+    candidates
+}
+
 /// Ask the tracker; answered when it did, or cannot: at once while the connection is lost.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "Result<Vec<Vec<Candidate>>, LinkFailure>")]
 pub struct Ask {
     /// What is looked for. The answers are in the same order.
     pub questions: Vec<Question>,
+    /// Whether they are some of very many, so that little is kept of each answer.
+    pub is_of_many: bool,
 }
 
 impl Handler<Ask> for TrackerLink {
     type Result = ResponseFuture<Result<Vec<Vec<Candidate>>, LinkFailure>>;
 
-    fn handle(&mut self, Ask { questions }: Ask, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Ask { questions, is_of_many }: Ask, _: &mut Self::Context) -> Self::Result {
         if let (Stage::Down, Some(why)) = (self.stage, &self.last_loss) {
             let lost = LinkFailure::NoAnswer(why.clone());
             return Box::pin(async move { Err(lost) });
@@ -368,7 +398,8 @@ impl Handler<Ask> for TrackerLink {
                 let mut found = Vec::new();
                 for answer in answers {
                     let gone = |_| Err(LinkFailure::NoAnswer("it was left".into()));
-                    found.push(answer.await.unwrap_or_else(gone)?);
+                    let candidates = answer.await.unwrap_or_else(gone)?;
+                    found.push(if is_of_many { cut(candidates) } else { candidates });
                 }
                 Ok(found)
             };
@@ -666,5 +697,45 @@ impl LinkTask {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::tracker::Holder;
+
+    fn candidates(count: usize, names: usize, holders: usize) -> Vec<Candidate> {
+        let holder = |number: usize| Holder {
+            peer: format!("p{number}").parse().unwrap(),
+            address: ([10, 0, 0, 1], 9).into(),
+            complete: true,
+        };
+        let candidate = |number: usize| Candidate {
+            id: FileId::from_bytes([1; 32]),
+            size: number as u64,
+            names: (0..names).map(|name| name.to_string().parse().unwrap()).collect(),
+            holder_count: holders as u32,
+            holders: (0..holders).map(holder).collect(),
+        };
+        (0..count).map(candidate).collect()
+    }
+
+    #[test]
+    fn an_answer_with_more_of_anything_than_a_tracker_may_tell_is_none() {
+        let most = (MAX_ANSWER_CANDIDATES, MAX_ANSWER_NAMES, MAX_ANSWER_HOLDERS);
+        assert!(is_answer(&candidates(most.0, most.1, most.2)) && is_answer(&[]));
+        for (count, names, holders) in [(most.0 + 1, 1, 1), (1, most.1 + 1, 1), (1, 1, most.2 + 1)] {
+            assert!(!is_answer(&candidates(count, names, holders)), "{count} {names} {holders}");
+        }
+    }
+
+    #[test]
+    fn of_one_of_many_answers_as_much_is_kept_as_a_file_has_room_for() {
+        let honest = candidates(2, 1, MAX_ANSWER_HOLDERS);
+        assert_eq!(cut(honest.clone()), honest);
+        let kept = cut(candidates(MAX_ANSWER_CANDIDATES, MAX_ANSWER_NAMES, MAX_ANSWER_HOLDERS));
+        assert!(kept.iter().all(|candidate| candidate.names.len() == 1));
+        assert_eq!(kept.iter().map(|candidate| candidate.holders.len()).sum::<usize>(), MAX_FILE_HOLDERS);
     }
 }

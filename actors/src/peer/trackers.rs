@@ -256,7 +256,7 @@ impl Handler<WhoHas> for Trackers {
 
     fn handle(&mut self, WhoHas { what }: WhoHas, _: &mut Self::Context) -> Self::Result {
         let questions = what.questions().to_vec();
-        let answers = self.to_all(&Ask { questions }, |answer| match answer {
+        let answers = self.to_all(&Ask { questions, is_of_many: false }, |answer| match answer {
             Ok(found) if found.iter().all(Vec::is_empty) => Some(TRACKER_GRACE_IF_NOTHING),
             Ok(_) => Some(TRACKER_GRACE),
             Err(_) => None,
@@ -280,7 +280,7 @@ impl Handler<WhoHasEach> for Trackers {
 
     fn handle(&mut self, WhoHasEach { questions }: WhoHasEach, _: &mut Self::Context) -> Self::Result {
         let asked = questions.len();
-        let answers = self.to_all(&Ask { questions }, |answer| match answer {
+        let answers = self.to_all(&Ask { questions, is_of_many: true }, |answer| match answer {
             Ok(found) if found.iter().all(Vec::is_empty) => Some(TRACKER_GRACE_IF_NOTHING),
             Ok(_) => Some(TRACKER_GRACE),
             Err(_) => None,

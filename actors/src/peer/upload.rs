@@ -95,13 +95,17 @@ async fn run(upload: Upload, stream: StdTcpStream) -> Result<(), LinkError> {
         return connection.say_busy().await;
     }
     log::debug!("{} fetches from {}", connection.getter, connection.upload.from);
-    loop {
-        if let Some(request) = connection.request().await? {
-            connection.handle(request).await?;
-            connection.idle_since = Instant::now();
+    let error = loop {
+        if let Err(error) = connection.step().await {
+            break error;
         }
-        connection.tell_growth().await?;
+    };
+    if let LinkError::Frame(what) = &error {
+        let words = FromHolder::Refused { refusal: Refusal::Protocol, why: what.to_string() };
+        // Whoever sent it may not listen.
+        let _ = connection.last_words(words).await;
     }
+    Err(error)
 }
 
 /// Waits until `from`, and then for spans that have come since they were last looked at. Cancel safe.
@@ -162,6 +166,15 @@ impl SmallGet {
 }
 
 impl Connection {
+    /// Answers a request, or tells what there is to tell.
+    async fn step(&mut self) -> Result<(), LinkError> {
+        if let Some(request) = self.request().await? {
+            self.handle(request).await?;
+            self.idle_since = Instant::now();
+        }
+        self.tell_growth().await
+    }
+
     /// The next request; `None` if there is something to tell first.
     async fn request(&mut self) -> Result<Option<ToHolder>, LinkError> {
         if let Some(next) = self.next.pop_front() {
@@ -196,7 +209,7 @@ impl Connection {
         };
         match header {
             FrameHeader::Control { len } => Ok(Some(self.reader.request(len).await?)),
-            FrameHeader::Blocks { .. } => Err(LinkError::Unexpected("BLOCKS")),
+            FrameHeader::Blocks { .. } => self.refuse("BLOCKS came from a getter").await.map(|()| None),
         }
     }
 
@@ -283,10 +296,7 @@ impl Connection {
             vec![FromHolder::Opened { id, size, spans: spans_bytes(&spans), manifest: !manifest.is_empty() }];
         if let (Served::Part(part), Some(spans)) = (&file, spans) {
             self.told.retain(|(told, ..)| *told != id);
-            if self.told.len() == MAX_OPEN_FILES_PER_UPLOAD {
-                self.told.remove(0);
-            }
-            self.told.push((id, Arc::clone(part), spans));
+            put_last(&mut self.told, (id, Arc::clone(part), spans));
         }
         answers.extend(manifest.chunks(MANIFEST_FRAME_SPANS).map(|part| {
             let values = part.iter().flat_map(|value| *value.as_bytes()).collect::<Bytes>();
@@ -490,8 +500,8 @@ impl Connection {
             match self.upload.serving.open.send(Open { id }).await {
                 Ok(Ok(file)) => break file,
                 Ok(Err(OpenError::Io(error))) => {
-                    while !self.opened.is_empty() {
-                        self.close_oldest();
+                    for (id, _) in std::mem::take(&mut self.opened) {
+                        self.tell_closed(id);
                     }
                     if Instant::now() >= deadline {
                         self.say_busy().await?;
@@ -503,17 +513,23 @@ impl Connection {
                 Ok(Err(OpenError::Missing)) | Err(_) => return Ok(None),
             }
         };
-        if self.opened.len() == MAX_OPEN_FILES_PER_UPLOAD {
-            self.close_oldest();
+        if let Some((oldest, _)) = put_last(&mut self.opened, (id, file.clone())) {
+            self.tell_closed(oldest);
         }
-        self.opened.push((id, file.clone()));
         Ok(Some(file))
     }
 
-    fn close_oldest(&mut self) {
-        let (id, _) = self.opened.remove(0);
+    fn tell_closed(&self, id: FileId) {
         self.upload.closed.do_send(Closed { by: self.upload.id, id });
     }
+}
+
+/// Puts a file last among those in use, of which there are [`MAX_OPEN_FILES_PER_UPLOAD`] at most: the one in
+/// front, which was not asked for longest, makes room.
+fn put_last<T>(files: &mut Vec<T>, file: T) -> Option<T> {
+    let oldest = (files.len() >= MAX_OPEN_FILES_PER_UPLOAD).then(|| files.remove(0));
+    files.push(file);
+    oldest
 }
 
 /// Sends when it is our turn. Who is slow keeps its turn for a while only, and then has none.
@@ -546,6 +562,15 @@ mod tests {
 
     use super::*;
     use crate::base::limits::MAX_SENDING_UPLOADS;
+
+    #[test]
+    fn of_the_files_in_use_the_one_not_asked_for_longest_makes_room() {
+        let mut files = Vec::new();
+        let closed: Vec<usize> =
+            (0..2 * MAX_OPEN_FILES_PER_UPLOAD).filter_map(|file| put_last(&mut files, file)).collect();
+        assert_eq!(closed, (0..MAX_OPEN_FILES_PER_UPLOAD).collect::<Vec<_>>());
+        assert_eq!(files, (MAX_OPEN_FILES_PER_UPLOAD..2 * MAX_OPEN_FILES_PER_UPLOAD).collect::<Vec<_>>());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn eight_send_at_a_time_and_who_is_slow_keeps_nobody_waiting() {

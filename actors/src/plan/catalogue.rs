@@ -18,7 +18,7 @@ mod names;
 
 use std::borrow::Cow;
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Bound, Range};
 use std::time::{Duration, Instant};
@@ -330,8 +330,10 @@ impl Catalogue {
         if listed + listings.len() > self.limits.files_per_peer
             || self.entries + listings.len() > self.limits.entries
         {
-            let is_new = |listing: &&Listing| self.listed(handle, &listing.name).is_none();
-            let new = listings.iter().filter(is_new).count();
+            let is_new = |name: &&FileName| self.listed(handle, name).is_none();
+            // A name that stands in it twice is one entry.
+            let new =
+                listings.iter().map(|listing| &listing.name).filter(is_new).collect::<BTreeSet<_>>().len();
             if listed + new > self.limits.files_per_peer {
                 return Err(CatalogueError::TooManyFiles(self.limits.files_per_peer));
             }

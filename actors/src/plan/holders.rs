@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::base::PeerId;
-use crate::base::limits::{MAX_DIAL_WAIT, MAX_HEARD_HOLDERS, MAX_LOST_PATIENCE};
+use crate::base::limits::{MAX_DIAL_WAIT, MAX_HEARD_HOLDERS, MAX_JOB_HOLDERS, MAX_LOST_PATIENCE};
 use crate::plan::{Ending, Policy};
 
 /// What a job has to do with one holder.
@@ -50,6 +50,18 @@ pub struct Holders {
     entries: BTreeMap<PeerId, Entry>,
     /// Where those are who are told of again, and have not been asked about.
     listed_again: Vec<SocketAddr>,
+    /// Whether none that was given up can be forgotten for another one.
+    is_full: bool,
+    /// Whether there was no room for one, and whether that was asked about.
+    overflow: Overflow,
+}
+
+/// Whether there were too many, which is told once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Overflow {
+    No,
+    Untold,
+    Told,
 }
 
 /// Dials that we cannot make, one after the other, until a holder is given up: half a minute of them.
@@ -58,14 +70,27 @@ const MAX_UNMADE: u32 = 30;
 impl Holders {
     /// No holders yet, for a job of this peer, which listens there itself.
     pub fn new(us: PeerId, listens_on: SocketAddr) -> Holders {
-        Holders { us, listens_on, entries: BTreeMap::new(), listed_again: Vec::new() }
+        Holders {
+            us,
+            listens_on,
+            entries: BTreeMap::new(),
+            listed_again: Vec::new(),
+            is_full: false,
+            overflow: Overflow::No,
+        }
     }
 
     /// Enters what is said of a holder; it can be dialled at once if it is new, or has moved and did not
     /// move too often without delivering anything. False, and nothing is entered, if it is ourselves, or an
-    /// address at which no peer can be.
+    /// address at which no peer can be, or if there are [`MAX_JOB_HOLDERS`].
     pub fn learn(&mut self, peer: &PeerId, address: SocketAddr, now: Instant) -> bool {
         if *peer == self.us || why_not(address, self.listens_on).is_some() {
+            return false;
+        }
+        if self.entries.len() >= MAX_JOB_HOLDERS && !self.entries.contains_key(peer) && !self.make_room() {
+            if self.overflow == Overflow::No {
+                self.overflow = Overflow::Untold;
+            }
             return false;
         }
         let fresh = Entry {
@@ -108,6 +133,27 @@ impl Holders {
             entry.state = DialState::Ready(now);
         }
         true
+    }
+
+    /// Forgets those that were given up, except for liars; whether there is room then.
+    fn make_room(&mut self) -> bool {
+        if !self.is_full {
+            self.entries.retain(|_, entry| {
+                entry.state != DialState::GivenUp || entry.ending.as_ref().is_some_and(Ending::is_lie)
+            });
+            // It is not looked for again until another one is given up.
+            self.is_full = self.entries.len() >= MAX_JOB_HOLDERS;
+        }
+        !self.is_full
+    }
+
+    /// Whether there were more holders than a job knows of, since this was last asked for the first time.
+    pub fn take_overflow(&mut self) -> bool {
+        let is_news = self.overflow == Overflow::Untold;
+        if is_news {
+            self.overflow = Overflow::Told;
+        }
+        is_news
     }
 
     /// Trackers do not tell of a holder that they did tell of: when they do so again, it has registered
@@ -185,6 +231,7 @@ impl Holders {
             Policy::AgainAfter(wait) => DialState::Ready(now + wait),
             Policy::Never => DialState::GivenUp,
         };
+        self.is_full &= entry.state != DialState::GivenUp;
         let is_put_off = matches!(ending, Ending::PutOff(_)) && entry.state == DialState::GivenUp;
         entry.put_off = is_put_off.then_some(now);
         // That it is put off says less than why.
@@ -201,6 +248,16 @@ impl Holders {
                 (entry.failures, entry.busy, entry.came_back, entry.put_off) = (0, 0, 0, None);
             }
         }
+    }
+
+    /// Whether this holder is a source or being dialled.
+    pub fn is_connected(&self, peer: &PeerId) -> bool {
+        self.entries.get(peer).is_some_and(|entry| entry.state == DialState::Connected)
+    }
+
+    /// Whether this holder is connected or can still be tried.
+    pub fn is_hopeful(&self, peer: &PeerId) -> bool {
+        self.entries.get(peer).is_some_and(|entry| entry.state != DialState::GivenUp)
     }
 
     /// A holder that is connected or can still be tried, if there is one among `wanted`.
@@ -371,6 +428,33 @@ mod tests {
         }
         assert_eq!(holders.entries.len(), MAX_HEARD_HOLDERS);
         assert!(holders.learn(&"told".parse().unwrap(), address(5), now), "a tracker is heard all the same");
+    }
+
+    #[test]
+    fn a_job_knows_of_so_many_holders_and_of_others_when_some_were_given_up_but_for_liars() {
+        let now = Instant::now();
+        let mut rng = fastrand::Rng::with_seed(9);
+        let mut holders = holders();
+        let peer = |number: usize| -> PeerId { format!("p{number}").parse().unwrap() };
+        for number in 0..MAX_JOB_HOLDERS {
+            assert!(holders.learn(&peer(number), address(9), now));
+        }
+        assert!(!holders.take_overflow());
+        let other = peer(MAX_JOB_HOLDERS);
+        for _ in 0..2 {
+            assert!(!holders.learn(&other, address(9), now) && !holders.hear(&other, address(9), now));
+            assert!(holders.learn(&peer(7), address(9), now), "it is known");
+        }
+        assert!(holders.take_overflow() && !holders.take_overflow(), "it is told once");
+        for ending in [Ending::WrongManifest, Ending::Refused("no".into())] {
+            assert!(!holders.learn(&other, address(9), now));
+            let (dialled, _) = holders.dial(|_| true, now, &mut rng).unwrap();
+            holders.ended(&dialled, ending, now);
+        }
+        assert!(holders.learn(&other, address(9), now), "in the place of who refused us");
+        assert!(!holders.learn(&peer(MAX_JOB_HOLDERS + 1), address(9), now), "and not of who lied");
+        assert_eq!(holders.entries.len(), MAX_JOB_HOLDERS);
+        assert!(!holders.take_overflow());
     }
 
     #[test]

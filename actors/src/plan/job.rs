@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::base::limits::{JOB_IN_FLIGHT_BYTES, MAX_REQUESTS_IN_FLIGHT, STALL_TIMEOUT, USELESS_TIMEOUT};
+use crate::base::limits::{
+    JOB_IN_FLIGHT_BYTES, MAX_REPLACED_CONNECTIONS, MAX_REQUESTS_IN_FLIGHT, STALL_TIMEOUT, USELESS_TIMEOUT,
+};
 use crate::base::{Geometry, SpanIndex, SpanSet};
 use crate::plan::file::{FilePlan, Holding, MAX_ASKERS};
 use crate::plan::rate::Rate;
@@ -270,11 +272,13 @@ impl JobPlan {
         self.sources.get(&id).is_some_and(|source| source.holdings.contains_key(&file))
     }
 
-    /// Has up to `most` sources make room for others: those that deliver least, if that is much less
-    /// than what the others do, or nothing for [`USELESS_TIMEOUT`]. They are asked for nothing any
-    /// more from here on. The last one that holds all of a wanted file stays.
+    /// Has sources make room for others, of which so many are ready, but no more than
+    /// [`MAX_REPLACED_CONNECTIONS`] at a time: those that deliver least, if that is much less than what the
+    /// others do, or nothing for [`USELESS_TIMEOUT`]. They are asked for nothing any more from here on. The
+    /// last one that holds all of a wanted file stays.
     /// Returns how many that are.
-    pub fn retire_poor(&mut self, most: usize, now: Instant) -> usize {
+    pub fn retire_poor(&mut self, ready: usize, now: Instant) -> usize {
+        let most = ready.min(MAX_REPLACED_CONNECTIONS);
         let judged = |source: &SourcePlan| !source.is_retired && now >= source.since + TRIAL;
         let mut rates: Vec<(u64, SourceId)> = Vec::new();
         for (id, source) in self.sources.iter_mut().filter(|(_, source)| judged(source)) {
@@ -717,6 +721,14 @@ mod tests {
         assert_eq!(plan.retire_poor(3, start + USELESS_TIMEOUT - Duration::from_millis(1)), 0);
         assert_eq!(plan.retire_poor(3, start + USELESS_TIMEOUT), 2);
         assert_eq!(plan.retired().len(), 2, "they owe nothing");
+    }
+
+    #[test]
+    fn four_sources_make_room_at_a_time_however_many_could_take_their_places() {
+        let start = Instant::now();
+        let (mut plan, ..) = plan_of(4000, 16, start);
+        let mut make_room = |ready| plan.retire_poor(ready, start + USELESS_TIMEOUT);
+        assert_eq!([make_room(0), make_room(1), make_room(99)], [0, 1, MAX_REPLACED_CONNECTIONS]);
     }
 
     #[test]

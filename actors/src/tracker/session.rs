@@ -145,7 +145,7 @@ impl Handler<Greet> for TrackerSession {
             }
             _ => (Refusal::Protocol, "the first message was not HELLO".into()),
         };
-        log::warn!("{} was refused: {}", self.connection.from, why.escape_debug());
+        log::warn!("{} was refused: {}", self.connection.from, why);
         Greeted::Refused(refused(refusal, why))
     }
 }
@@ -172,10 +172,10 @@ mod tests {
     use tokio::task::LocalSet;
     use tokio::time::Instant;
 
-    use crate::base::FileId;
     use crate::base::limits::{
         HELLO_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT, REQUEST_TIMEOUT, SHORT_FRAME_BYTES, WRITE_STALL_TIMEOUT,
     };
+    use crate::base::{FileId, Question};
     use crate::net::ControlLink;
     use crate::plan::catalogue::{Catalogue, CatalogueLimits};
     use crate::plan::confirmation::Schedule;
@@ -288,6 +288,28 @@ mod tests {
             link.read::<FromTracker>().await.unwrap();
             tasks.wait().await;
             assert_eq!(start.elapsed(), IDLE_TIMEOUT);
+        };
+        LocalSet::new().run_until(story).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_while_all_turns_are_taken_waits_where_it_comes_from() {
+        let story = async {
+            let shared = shared();
+            let mut link = greeted(connect(&shared, 1, 8 << 10)).await;
+            let turn = shared.turns.acquire().await.unwrap();
+            // More than the pipe holds, so that all of it is taken only if somebody reads.
+            let name = vec!["x".repeat(200); 5].join("/").parse().unwrap();
+            let question = ToTracker::WhoHas { question: Question::Name { name, prefix: None } };
+            let asking = async {
+                link.write(&vec![question; 40]).await.unwrap();
+                link.read::<FromTracker>().await.unwrap()
+            };
+            tokio::pin!(asking);
+            tokio::time::timeout(WRITE_STALL_TIMEOUT / 2, &mut asking).await.expect_err("nobody reads");
+            drop(turn);
+            let answer = asking.await;
+            assert_eq!(answer, FromTracker::Candidates { candidates: Vec::new() });
         };
         LocalSet::new().run_until(story).await;
     }

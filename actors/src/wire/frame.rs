@@ -1,6 +1,7 @@
 //! Frames: the header in front of every message, and what it may say.
 
 use crate::base::limits::{MAX_CONTROL_BYTES, MAX_HELLO_BYTES, MAX_REQUEST_BYTES};
+use crate::base::plain_text;
 
 /// Bytes of a frame's header: `u32` length of the body, `u8` kind.
 pub const HEADER_BYTES: usize = 5;
@@ -110,9 +111,16 @@ pub enum FrameError {
     #[error("a BLOCKS frame of {0} bytes, too short for its index")]
     TooShort(usize),
     /// The body is no message that may come here.
+    /// It says why not, which may quote what came.
     #[error("a message that cannot be read: {0}")]
-    Message(#[from] rmp_serde::decode::Error),
+    Message(String),
     /// Bytes behind the message.
     #[error("{0} bytes behind the end of a message")]
     Trailing(usize),
+}
+
+impl From<rmp_serde::decode::Error> for FrameError {
+    fn from(error: rmp_serde::decode::Error) -> FrameError {
+        FrameError::Message(plain_text(&error.to_string()))
+    }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::PeerId;
+use crate::base::{PeerId, plain_text};
 
 /// Version of the protocol.
 ///
@@ -35,7 +35,9 @@ impl Hello {
     pub fn version_mismatch(&self) -> String {
         format!(
             "this is protocol version {VERSION}, {} ({}) speaks version {}; run the same enxame on both sides",
-            self.peer, self.agent, self.version
+            self.peer,
+            plain_text(&self.agent),
+            self.version
         )
     }
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::hello::{Hello, Refusal};
-use super::serial::BlockRunFields;
+use super::serial::{BlockRunFields, plain};
 use super::tracker::Holder;
 use crate::base::{BlockRun, FileId};
 
@@ -98,6 +98,7 @@ pub enum FromHolder {
         /// The kind.
         refusal: Refusal,
         /// The sentence for people.
+        #[serde(deserialize_with = "plain")]
         why: String,
     },
 }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::base::{BlockRun, FileId, FileName, IdPrefix, PeerId, Question};
+use crate::base::{BlockRun, FileId, FileName, IdPrefix, PeerId, Question, plain_text};
 
 impl Serialize for FileId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -65,6 +65,21 @@ macro_rules! as_text {
 }
 
 as_text!(FileName, PeerId, IdPrefix);
+
+/// A sentence for people: what was read can be shown as it is.
+pub(super) fn plain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    struct Sentence;
+    impl Visitor<'_> for Sentence {
+        type Value = String;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a sentence")
+        }
+        fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
+            Ok(plain_text(text))
+        }
+    }
+    deserializer.deserialize_str(Sentence)
+}
 
 /// The fields of [`BlockRun`], by name.
 #[derive(Serialize, Deserialize)]

@@ -13,9 +13,9 @@ use super::peer::{FromHolder, ToHolder};
 use super::tracker::{Candidate, FromTracker, Holder, ListedFile, ListedPeer, Listing, ToTracker};
 use super::*;
 use crate::base::limits::{
-    MAX_CONTROL_BYTES, MAX_DEPTH, MAX_HELLO_BYTES, MAX_REQUEST_BYTES, MIN_SPAN_BLOCKS,
+    MAX_CONTROL_BYTES, MAX_DEPTH, MAX_FOREIGN_TEXT_BYTES, MAX_HELLO_BYTES, MAX_REQUEST_BYTES, MIN_SPAN_BLOCKS,
 };
-use crate::base::{BLOCK_LEN_BYTES, BlockRun, FileId, FileName, PeerId, Question};
+use crate::base::{BLOCK_LEN_BYTES, BlockRun, FileId, FileName, PeerId, Question, plain_text};
 
 /// Data of the BLOCKS frames that a getter of an ordinary file expects.
 const SPAN: usize = (MIN_SPAN_BLOCKS * BLOCK_LEN_BYTES) as usize;
@@ -69,6 +69,11 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         Refusal::Limit,
         Refusal::Protocol,
     ])
+}
+
+/// One that reads back as it is.
+fn sentence() -> impl Strategy<Value = String> {
+    any::<String>().prop_map(|text| plain_text(&text))
 }
 
 fn question() -> impl Strategy<Value = Question> {
@@ -130,7 +135,7 @@ fn from_tracker() -> impl Strategy<Value = FromTracker> {
             refresh_interval_ms
         }),
         Just(FromTracker::Noted),
-        (refusal(), any::<String>()).prop_map(|(refusal, why)| FromTracker::Refused { refusal, why }),
+        (refusal(), sentence()).prop_map(|(refusal, why)| FromTracker::Refused { refusal, why }),
         some(candidate()).prop_map(|candidates| FromTracker::Candidates { candidates }),
         (some(file), any::<bool>()).prop_map(|(files, more)| FromTracker::Files { files, more }),
         (some(peer), any::<bool>()).prop_map(|(peers, more)| FromTracker::Peers { peers, more }),
@@ -161,7 +166,7 @@ fn from_holder() -> impl Strategy<Value = FromHolder> {
         (id(), bytes()).prop_map(|(id, given)| FromHolder::Taken { id, given }),
         (id(), some(holder())).prop_map(|(id, holders)| FromHolder::Holders { id, holders }),
         any::<u32>().prop_map(|retry_after_ms| FromHolder::Busy { retry_after_ms }),
-        (refusal(), any::<String>()).prop_map(|(refusal, why)| FromHolder::Refused { refusal, why }),
+        (refusal(), sentence()).prop_map(|(refusal, why)| FromHolder::Refused { refusal, why }),
     ]
 }
 
@@ -490,6 +495,30 @@ fn refuses_in_place_of<M: Wire>(message: &M, good: &str, bad: &str) {
     body[at..at + good.len()].copy_from_slice(bad.as_bytes());
     let error = decode::<M>(&body).unwrap_err();
     assert!(matches!(error, FrameError::Message(_)), "{bad:?} in {message:?}: {error}");
+}
+
+/// The other side's words stand in logs and on terminals.
+#[test]
+fn what_the_other_side_says_to_people_is_short_and_steers_no_terminal() {
+    let is_tame = |text: &str| !text.contains(char::is_control) && text.len() < 2 * MAX_FOREIGN_TEXT_BYTES;
+    let wild = format!("\x1b[2Jnothing\n[ERROR] happened{}", "!".repeat(100_000));
+    let refusal = Refusal::Limit;
+    let frame = frame_of(&FromHolder::Refused { refusal, why: wild.clone() });
+    let FromHolder::Refused { why, .. } = decode(&frame[HEADER_BYTES..]).unwrap() else { panic!() };
+    assert!(is_tame(&why) && why.starts_with("\\u{1b}[2Jnothing\\u{a}[ERROR] happened!!"), "{why}");
+    let frame = frame_of(&FromTracker::Refused { refusal, why: wild.clone() });
+    let FromTracker::Refused { why: same, .. } = decode(&frame[HEADER_BYTES..]).unwrap() else { panic!() };
+    assert_eq!(same, why);
+
+    // What is no message is quoted in the error that says so.
+    let mut unknown = Vec::new();
+    super::codec::body(&wild, &mut unknown);
+    let error = decode::<FromHolder>(&unknown).unwrap_err().to_string();
+    assert!(is_tame(&error) && error.contains("\\u{1b}[2Jnothing"), "{error}");
+
+    let hello = Hello { version: 9, agent: wild, ..Hello::new("p".parse().unwrap()) };
+    let mismatch = hello.version_mismatch();
+    assert!(is_tame(&mismatch) && mismatch.ends_with("both sides"), "{mismatch}");
 }
 
 // ---- golden bytes ----

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::ListDigest;
 use super::hello::{Hello, Refusal};
-use super::serial::QuestionForms;
+use super::serial::{QuestionForms, plain};
 use crate::base::{FileId, FileName, PeerId, Question};
 
 /// One file of a peer's list: a name, and what stands under it.
@@ -96,6 +96,7 @@ pub enum FromTracker {
         /// The kind.
         refusal: Refusal,
         /// The sentence for people.
+        #[serde(deserialize_with = "plain")]
         why: String,
     },
     /// The answer to WHO_HAS; empty if nobody has it.

@@ -530,6 +530,38 @@ fn what_is_asked_for_before_the_first_look_is_over_is_opened_when_it_was_found()
     });
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_first_look_that_does_not_end_is_waited_for_so_long_and_no_longer() {
+    let start = tokio::time::Instant::now();
+    let (is_over, found) = oneshot::channel();
+    drop(is_over);
+    until_found(found).await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    let (_looking, found) = oneshot::channel();
+    until_found(found).await;
+    assert_eq!(start.elapsed(), OPEN_PATIENCE);
+}
+
+#[test]
+fn of_small_files_as_much_is_read_in_one_go_as_has_room_and_the_others_are_left() {
+    run(|| async {
+        let root = Root::new();
+        let half = MAX_SMALL_READ_BYTES as usize / 2;
+        let contents = [data(half - 1), data(half), vec![7; 2], vec![8; 1], data(SPAN + 1)];
+        for (number, content) in contents.iter().enumerate() {
+            root.write(&number.to_string(), content);
+        }
+        let mut shared = root.share().await;
+        shared.ready().await;
+        let ids = contents.iter().map(|content| id_of(content)).collect();
+        let read = shared.library.send(ReadSmall { ids }).await.unwrap();
+        let [first, second, third, fourth, large] = &contents;
+        let whole = [Some(first), Some(second), None, Some(fourth), None].map(|content| content.cloned());
+        assert_eq!(read, whole, "{} and {} do not fit, {} are several spans", third.len(), half, large.len());
+        shared.stop().await;
+    });
+}
+
 #[test]
 fn who_waits_for_a_file_of_a_library_that_stops_is_told_that_it_is_missing() {
     run(|| async {

@@ -1,6 +1,7 @@
 //! The names that stand in any list.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hasher};
 
 use crate::base::FileName;
@@ -102,10 +103,10 @@ impl Names {
         self.texts.kept_bytes()
     }
 
-    /// Bytes that those names would take which are not there.
+    /// Bytes that those names would take which are not there, each once.
     pub(super) fn new_text_bytes<'n>(&self, names: impl Iterator<Item = &'n FileName>) -> usize {
-        let new = names.filter(|name| self.get(name).is_none());
-        new.map(|name| Texts::place_bytes(name.as_str().len())).sum()
+        let new: BTreeSet<&FileName> = names.filter(|name| self.get(name).is_none()).collect();
+        new.iter().map(|name| Texts::place_bytes(name.as_str().len())).sum()
     }
 
     /// The contents that stand under a name, and in how many lists each does.

@@ -486,6 +486,29 @@ fn names_take_as_many_bytes_as_they_may_and_no_more_whatever_their_lengths_were(
 }
 
 #[test]
+fn a_name_that_stands_in_a_frame_twice_counts_once_against_every_cap() {
+    let limits = CatalogueLimits { peers: 1, files_per_peer: 3, entries: 3, name_bytes: 24 };
+    let list = |names: &[&str]| -> Vec<Listing> {
+        let listed =
+            |name: &&str| Listing { name: name.parse().unwrap(), id: id(0), size: 1, complete: true };
+        names.iter().map(listed).collect()
+    };
+    let caps: [fn(&mut CatalogueLimits); 3] =
+        [|limits| limits.files_per_peer = 2, |limits| limits.entries = 2, |limits| limits.name_bytes = 16];
+    for cap in caps {
+        let mut limits = limits;
+        cap(&mut limits);
+        let mut catalogue = Catalogue::new(limits, fastrand::Rng::with_seed(1));
+        let us = ConnectionId(0);
+        catalogue.register(&peer_id(0), 0, us, address(0), Instant::now()).unwrap();
+        catalogue.add(us, &list(&["a", "a", "b", "a"])).unwrap();
+        assert_eq!(catalogue.counts().names, 2);
+        catalogue.add(us, &list(&["b", "b", "a"])).expect("they are there");
+        assert!(catalogue.add(us, &list(&["b", "c"])).is_err(), "{limits:?}");
+    }
+}
+
+#[test]
 fn an_answer_has_sixteen_names_with_the_one_asked_for_among_them() {
     let mut catalogue = catalogue_with(1, Instant::now());
     let names = (0..40).map(|n| format!("n{n:02}").parse().unwrap());
