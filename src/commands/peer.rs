@@ -78,7 +78,7 @@ fn fetch(ui: &Ui, args: &PeerArgs, peer: &Peer) -> Job {
     let begun = peer.unfinished().iter().map(|unfinished| What::from(unfinished.id));
     let wanted = each_once(begun.chain(args.get.iter().cloned()));
     let reporter = Reporter::new(ui.clone(), context, &wanted).start();
-    let job = peer.go_on(args.get.clone(), args.overwrite, reporter.clone().recipient());
+    let job = peer.go_on(each_once(args.get.iter().cloned()), args.overwrite, reporter.clone().recipient());
     let over = job.clone();
     actix_rt::spawn(async move {
         over.wait().await;
