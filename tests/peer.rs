@@ -95,12 +95,7 @@ fn a_getter_that_does_not_greet_first_is_refused() {
         let mut getter = RawGetter::connect(&test, peer.peer.address()).await;
         getter.say(&[open(&content, true)]).await;
         assert!(matches!(getter.hear().await, Heard::Message(FromHolder::Hello(_))));
-        let answer = getter.hear().await;
-        assert!(
-            matches!(&answer, Heard::Message(FromHolder::Refused { refusal: Refusal::Protocol, why }) if why.contains("HELLO")),
-            "{answer:?}"
-        );
-        assert_eq!(getter.hear().await, Heard::End);
+        is_refused(getter, "HELLO").await;
         end(tracker, peer).await;
     });
 }
@@ -185,12 +180,7 @@ fn a_get_of_too_many_spans_ends_the_connection_with_a_reason() {
             assert_eq!(getter.hear().await, blocks(&content, span));
         }
         getter.say(&[get(&content, 0..most + 1)]).await;
-        let answer = getter.hear().await;
-        assert!(
-            matches!(&answer, Heard::Message(FromHolder::Refused { refusal: Refusal::Protocol, why }) if why.contains("spans")),
-            "{answer:?}"
-        );
-        assert_eq!(getter.hear().await, Heard::End);
+        is_refused(getter, "spans").await;
         end(tracker, peer).await;
     });
 }
@@ -201,12 +191,7 @@ fn a_second_hello_ends_the_connection_with_a_reason() {
         let (tracker, peer) = serving(&test, &[]).await;
         let mut getter = RawGetter::greeted(&test, peer.peer.address()).await;
         getter.say(&[ToHolder::Hello(Hello::new("raw".parse().unwrap()))]).await;
-        let answer = getter.hear().await;
-        assert!(
-            matches!(&answer, Heard::Message(FromHolder::Refused { refusal: Refusal::Protocol, why }) if why.contains("HELLO")),
-            "{answer:?}"
-        );
-        assert_eq!(getter.hear().await, Heard::End);
+        is_refused(getter, "HELLO").await;
         end(tracker, peer).await;
     });
 }

@@ -20,12 +20,13 @@ use crate::ui::Ui;
 pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
     in_system(async {
         let mut signals = Signals::listen()?;
+        let wanted = each_once(args.get.iter().cloned());
         let config = PeerConfig {
             id: args.id.clone(),
             root: args.root.clone(),
             listen: args.listen,
             trackers: args.tracker.addresses(),
-            wants: each_once(args.get.iter().cloned()),
+            wants: wanted.clone(),
             progress: Some(ScanBar::new(&ui.bars).start().recipient()),
             limits: args.limits.limits(),
         };
@@ -52,8 +53,8 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
         for unfinished in peer.unfinished() {
             ui.note(format_args!("enxame: goes on with {} ({})", unfinished.name, unfinished.id.short()));
         }
-        let is_idle = args.get.is_empty() && peer.unfinished().is_empty();
-        let job = (!is_idle).then(|| fetch(ui, args, &peer));
+        let is_idle = wanted.is_empty() && peer.unfinished().is_empty();
+        let job = (!is_idle).then(|| fetch(ui, args, wanted, &peer));
         let broken = tokio::select! {
             () = signals.next() => None,
             what = peer.broken() => Some(what),
@@ -73,12 +74,12 @@ pub(crate) fn run(ui: &Ui, args: &PeerArgs) -> Result<Exit, Failure> {
 
 /// Goes on with what an earlier run began, and starts to fetch what `--get` asks for. What fails is
 /// told, and the peer shares on.
-fn fetch(ui: &Ui, args: &PeerArgs, peer: &Peer) -> Job {
+fn fetch(ui: &Ui, args: &PeerArgs, wanted: Vec<What>, peer: &Peer) -> Job {
     let context = JobContext { trackers: args.tracker.addresses(), asker: Asker::Peer };
     let begun = peer.unfinished().iter().map(|unfinished| What::from(unfinished.id));
-    let wanted = each_once(begun.chain(args.get.iter().cloned()));
-    let reporter = Reporter::new(ui.clone(), context, &wanted).start();
-    let job = peer.go_on(each_once(args.get.iter().cloned()), args.overwrite, reporter.clone().recipient());
+    let all = each_once(begun.chain(wanted.iter().cloned()));
+    let reporter = Reporter::new(ui.clone(), context, &all).start();
+    let job = peer.go_on(wanted, args.overwrite, reporter.clone().recipient());
     let over = job.clone();
     actix_rt::spawn(async move {
         over.wait().await;

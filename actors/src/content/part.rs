@@ -51,17 +51,22 @@ pub(super) const FINISHED_MODE: u32 = 0o666;
 /// `statfs(2)`: the type of a file system that is in memory.
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
+/// What is said of a part file that another download has.
+pub(crate) const LOCKED: &str = "is being written by another download";
+/// What is said of a part file that lacks spans.
+pub(crate) const INCOMPLETE: &str = "is not complete";
+
 /// Why a part file cannot be opened or finished.
 #[derive(Debug, thiserror::Error)]
 pub enum PartError {
     /// Another process (or another job of this one) downloads the same file to the same folder.
-    #[error("{} is being written by another download", .0.display())]
+    #[error("{} {}", .0.display(), LOCKED)]
     Locked(PathBuf),
     /// Something stands where the file was to go, and it is not the same content.
     #[error("{} exists and has another content", .0.display())]
     TargetExists(PathBuf),
     /// Not every span was verified.
-    #[error("{} is not complete", .0.display())]
+    #[error("{} {}", .0.display(), INCOMPLETE)]
     Incomplete(PathBuf),
     /// The disk refused.
     #[error("{}: {source}", path.display())]

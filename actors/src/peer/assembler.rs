@@ -21,7 +21,9 @@ use tokio_util::task::TaskTracker;
 use crate::base::{FileId, FileName, Geometry, SpanIndex, SpanSet};
 use crate::content::clash_key;
 use crate::content::folder::{Folder, Stamp};
-use crate::content::part::{Existing, PartData, PartError, PartFile, discard_leftover, existing, room_for};
+use crate::content::part::{
+    Existing, INCOMPLETE, LOCKED, PartData, PartError, PartFile, discard_leftover, existing, room_for,
+};
 use crate::content::small::{Small, SmallFiles, Written, publish_all};
 use crate::content::tree::{Proof, hash_file};
 use crate::peer::events::JobError;
@@ -87,8 +89,8 @@ impl From<PartError> for JobError {
             PartError::TargetExists(path) => JobError::TargetExists(path),
             PartError::Disk { path, source } => disk_trouble(path, source),
             // The path is told once.
-            PartError::Locked(path) => refused(path, "is being written by another download"),
-            PartError::Incomplete(path) => refused(path, "is not complete"),
+            PartError::Locked(path) => refused(path, LOCKED),
+            PartError::Incomplete(path) => refused(path, INCOMPLETE),
         }
     }
 }

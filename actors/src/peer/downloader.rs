@@ -388,12 +388,12 @@ impl Downloader {
         };
         let holders = candidates.iter().map(|candidate| candidate.holder_count).sum();
         self.events.do_send(JobEvent::Found { name: name.clone(), id: first.id, size: first.size, holders });
-        let before = self.by_id.get(&first.id).copied();
-        if let Some(before) = before.map(|before| self.file(before)).filter(|before| before.has_failed) {
+        let mut known = self.by_id.get(&first.id).copied();
+        if let Some(failed) = known.map(|known| self.file(known)).filter(|known| known.has_failed) {
             // This is another attempt at it. A patient job makes very many.
-            before.forget_holders();
+            failed.forget_holders();
+            known = None;
         }
-        let known = before.filter(|known| !self.file(*known).has_failed);
         let target = match (known, target) {
             (Some(known), Target::Place(place)) if self.file(known).place().is_some() => {
                 self.take_up_again(known, what, name, place, ctx);

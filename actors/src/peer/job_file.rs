@@ -474,7 +474,7 @@ impl JobFile {
         }
     }
 
-    /// It is done: forgets who holds it. A folder has many files, and a job lives as long as the last.
+    /// It is done, or another attempt at it begins: forgets who holds it. A folder has many files, and a job lives as long as the last.
     pub(super) fn forget_holders(&mut self) {
         self.claims.clear();
         self.heard.clear();

@@ -232,6 +232,12 @@ fn failure_of(failures: Vec<(String, LinkFailure)>) -> TrackerFailure {
     TrackerFailure::NoAnswer(reasons)
 }
 
+/// How long the others are waited for, once this tracker has answered.
+fn grace<T>(answer: &Result<T, LinkFailure>, is_nothing: impl Fn(&T) -> bool) -> Option<Duration> {
+    let found = answer.as_ref().ok()?;
+    Some(if is_nothing(found) { TRACKER_GRACE_IF_NOTHING } else { TRACKER_GRACE })
+}
+
 impl Actor for Trackers {
     type Context = Context<Self>;
 }
@@ -256,10 +262,8 @@ impl Handler<WhoHas> for Trackers {
 
     fn handle(&mut self, WhoHas { what }: WhoHas, _: &mut Self::Context) -> Self::Result {
         let questions = what.questions().to_vec();
-        let answers = self.to_all(&Ask { questions, is_of_many: false }, |answer| match answer {
-            Ok(found) if found.iter().all(Vec::is_empty) => Some(TRACKER_GRACE_IF_NOTHING),
-            Ok(_) => Some(TRACKER_GRACE),
-            Err(_) => None,
+        let answers = self.to_all(&Ask { questions, is_of_many: false }, |answer| {
+            grace(answer, |found| found.iter().all(Vec::is_empty))
         });
         Box::pin(
             answers.into_actor(self).map(move |answers, trackers, ctx| trackers.answer(&what, answers, ctx)),
@@ -280,10 +284,8 @@ impl Handler<WhoHasEach> for Trackers {
 
     fn handle(&mut self, WhoHasEach { questions }: WhoHasEach, _: &mut Self::Context) -> Self::Result {
         let asked = questions.len();
-        let answers = self.to_all(&Ask { questions, is_of_many: true }, |answer| match answer {
-            Ok(found) if found.iter().all(Vec::is_empty) => Some(TRACKER_GRACE_IF_NOTHING),
-            Ok(_) => Some(TRACKER_GRACE),
-            Err(_) => None,
+        let answers = self.to_all(&Ask { questions, is_of_many: true }, |answer| {
+            grace(answer, |found| found.iter().all(Vec::is_empty))
         });
         Box::pin(async move {
             let (mut answered, failures) = split(answers.await);
@@ -314,11 +316,7 @@ impl Handler<ListFiles> for Trackers {
 
     fn handle(&mut self, ListFiles { prefix, after }: ListFiles, _: &mut Self::Context) -> Self::Result {
         let ask = AskPage { prefix: prefix.clone(), after: after.clone() };
-        let answers = self.to_all(&ask, |answer| match answer {
-            Ok((page, _)) if page.is_empty() => Some(TRACKER_GRACE_IF_NOTHING),
-            Ok(_) => Some(TRACKER_GRACE),
-            Err(_) => None,
-        });
+        let answers = self.to_all(&ask, |answer| grace(answer, |(page, _)| page.is_empty()));
         Box::pin(async move {
             let (mut pages, failures) = split(answers.await);
             if pages.is_empty() {

@@ -64,6 +64,18 @@ enum Overflow {
     Told,
 }
 
+impl Entry {
+    /// Whether it is connected or can still be tried.
+    fn is_hopeful(&self) -> bool {
+        self.state != DialState::GivenUp
+    }
+
+    /// Whether its last connection ended because it lied.
+    fn has_lied(&self) -> bool {
+        self.ending.as_ref().is_some_and(Ending::is_lie)
+    }
+}
+
 /// Dials that we cannot make, one after the other, until a holder is given up: half a minute of them.
 const MAX_UNMADE: u32 = 30;
 
@@ -120,8 +132,7 @@ impl Holders {
             entry.came_back = came_back;
             entry.failures = 0;
             entry.put_off = None;
-            let is_lie = entry.ending.as_ref().is_some_and(Ending::is_lie);
-            if entry.state != DialState::Connected && !is_lie {
+            if entry.state != DialState::Connected && !entry.has_lied() {
                 entry.state = DialState::Ready(now);
                 self.listed_again.push(address);
             }
@@ -138,9 +149,7 @@ impl Holders {
     /// Forgets those that were given up, except for liars; whether there is room then.
     fn make_room(&mut self) -> bool {
         if !self.is_full {
-            self.entries.retain(|_, entry| {
-                entry.state != DialState::GivenUp || entry.ending.as_ref().is_some_and(Ending::is_lie)
-            });
+            self.entries.retain(|_, entry| entry.is_hopeful() || entry.has_lied());
             // It is not looked for again until another one is given up.
             self.is_full = self.entries.len() >= MAX_JOB_HOLDERS;
         }
@@ -243,7 +252,7 @@ impl Holders {
     /// A later attempt begins: who failed may be well again. Who lied stays given up.
     pub fn forgive(&mut self, now: Instant) {
         for entry in self.entries.values_mut() {
-            if entry.state == DialState::GivenUp && !entry.ending.as_ref().is_some_and(Ending::is_lie) {
+            if entry.state == DialState::GivenUp && !entry.has_lied() {
                 entry.state = DialState::Ready(now);
                 (entry.failures, entry.busy, entry.came_back, entry.put_off) = (0, 0, 0, None);
             }
@@ -257,12 +266,12 @@ impl Holders {
 
     /// Whether this holder is connected or can still be tried.
     pub fn is_hopeful(&self, peer: &PeerId) -> bool {
-        self.entries.get(peer).is_some_and(|entry| entry.state != DialState::GivenUp)
+        self.entries.get(peer).is_some_and(Entry::is_hopeful)
     }
 
     /// A holder that is connected or can still be tried, if there is one among `wanted`.
     pub fn any_hope(&self, wanted: impl Fn(&PeerId) -> bool) -> bool {
-        self.entries.iter().any(|(peer, entry)| entry.state != DialState::GivenUp && wanted(peer))
+        self.entries.iter().any(|(peer, entry)| entry.is_hopeful() && wanted(peer))
     }
 
     /// Whether one among `wanted` failed and will be dialled again later.

@@ -145,7 +145,7 @@ impl Handler<Greet> for TrackerSession {
             }
             _ => (Refusal::Protocol, "the first message was not HELLO".into()),
         };
-        log::warn!("{} was refused: {}", self.connection.from, why);
+        log::warn!("{} was refused: {why}", self.connection.from);
         Greeted::Refused(refused(refusal, why))
     }
 }

@@ -110,8 +110,7 @@ pub enum FrameError {
     /// A BLOCKS frame that has no room for its index.
     #[error("a BLOCKS frame of {0} bytes, too short for its index")]
     TooShort(usize),
-    /// The body is no message that may come here.
-    /// It says why not, which may quote what came.
+    /// The body is no message that may come here; and why not, in a line that may quote some of what came.
     #[error("a message that cannot be read: {0}")]
     Message(String),
     /// Bytes behind the message.
