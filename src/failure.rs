@@ -149,7 +149,8 @@ impl JobContext {
             ),
             JobError::TooManyFiles(most) => {
                 format!(
-                    "{what}: it has more than the {most} files that one command takes; fetch its folders one by one"
+                    "{what}: with what was found before, it is more than the {most} files that one command takes; fetch \
+                     its folders one by one"
                 )
             }
             JobError::Interrupted => match self.asker {

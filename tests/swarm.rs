@@ -9,11 +9,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use enxame_actors::base::limits::{BUSY_RETRY, DESCRIPTOR_PATIENCE};
+use enxame_actors::base::limits::{BUSY_RETRY, DESCRIPTOR_PATIENCE, HELLO_TIMEOUT};
+use enxame_actors::net::link::LinkError;
 use enxame_actors::wire::peer::{FromHolder, ToHolder};
 use enxame_actors::wire::{Hello, encode};
 use rustix::process::Signal;
-use support::binary::{Process, quiet, ran};
+use support::binary::{Process, enxame, quiet, ran};
 use support::files::SPAN;
 use support::getter::{Heard, RawGetter, blocks, get, open};
 use support::job::{Watched, assert_sums_up, share, what};
@@ -83,6 +84,24 @@ fn the_limit_of_descriptors_is_raised_as_far_as_it_may_be() {
         let open_files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
         assert_eq!(open_files.split_whitespace().collect::<Vec<_>>()[3..5], ["500", "500"]);
         tracker.kill().await;
+    });
+}
+
+#[test]
+fn a_tracker_of_few_descriptors_says_that_it_is_full_while_it_still_can() {
+    system_test(|test| async move {
+        let args = ["tracker", "--json", "--listen", "127.0.0.1:0"];
+        let mut tracker = Process::start(&test, with_descriptors(64, 64, &args));
+        let address = tracker.ready().await;
+        assert!(tracker.said().contains("48 connections are all this tracker takes, 36 of them from one"));
+        let mut strangers = Vec::new();
+        for _ in 0..36 {
+            strangers.push(TcpStream::connect(address).await.unwrap());
+        }
+        let asked = ran(&test, enxame(&["ls", "--tracker", &address.to_string()])).await;
+        assert!(asked.stderr.contains("as many connections from this address"), "{}", asked.stderr);
+        drop(strangers);
+        assert!(tracker.end(Signal::TERM).await.0.success());
     });
 }
 
@@ -218,7 +237,7 @@ fn strangers_who_do_not_greet_keep_nobody_out_of_a_peer_of_few_descriptors() {
         let (ended, said) = peer.end(Signal::TERM).await;
         assert!(ended.success(), "{said}");
         assert!(
-            !said.contains("no greeting within"),
+            !said.contains(&LinkError::NoHello(HELLO_TIMEOUT).to_string()),
             "it waited until the time of strangers was over: {said}"
         );
         tracker.stop().await;

@@ -2,6 +2,7 @@
 
 use actix::{Actor, Context, Handler};
 use enxame_actors::tracker::{self, TrackerConfig, TrackerEvent, TrackerLimits};
+use rustix::process::{Resource, getrlimit};
 
 use super::in_system;
 use crate::cli::TrackerArgs;
@@ -19,6 +20,14 @@ pub(crate) fn run(ui: &Ui, args: &TrackerArgs) -> Result<Exit, Failure> {
     // A quarter more, for those who ask.
     limits.allow_connections(args.max_peers + args.max_peers / 4);
     limits.catalogue.files_per_peer = args.max_files_per_peer;
+    if limits.fit_descriptors(getrlimit(Resource::Nofile).current) {
+        log::warn!(
+            "so few file descriptors that {} connections are all this tracker takes, {} of them from one address; \
+             raise `ulimit -Hn` (LimitNOFILE of systemd) for more",
+            limits.connections,
+            limits.connections_per_address
+        );
+    }
     in_system(async {
         let mut signals = Signals::listen()?;
         let events = Events { ui: ui.clone() }.start().recipient();

@@ -242,8 +242,8 @@ pub const JOB_IN_FLIGHT_BYTES: u64 = 32 << 20;
 /// Files a holder keeps open per upload connection: as many large ones as a job fetches at the same
 /// time. A small one is asked for once.
 pub const MAX_OPEN_FILES_PER_UPLOAD: usize = 8;
-/// Files of all wanted folders of a job: what two peers may share. A tracker that lists without an end would
-/// have a job remember them all, at some 1.5 KB each.
+/// Files of a job, of all its wanted folders together, and lines read of one folder: what two peers may share. A tracker that lists without an end would
+/// have a job remember them all, at some 1.6 KB each.
 pub const MAX_TREE_FILES: usize = 2 * MAX_FILES_PER_PEER;
 /// Files of a wanted folder that are taken up at the same time: bounds what a job knows of files that
 /// are not over, and keeps the connections busy while the next ones are looked up.

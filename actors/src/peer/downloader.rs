@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +30,7 @@ use crate::peer::dialling::{DialPermits, RegisteredAgain};
 use crate::peer::events::{FileDone, JobError, JobEvent, SourceState};
 use crate::peer::job_file::{JobFile, PATIENCE_FIRST, PATIENCE_LONGEST, Stage, Target};
 use crate::peer::library::AddFile;
+use crate::peer::places::Places;
 use crate::peer::shelf::Lend;
 use crate::peer::source_connection::{Order, SourceConfig, SourceConnection, SourceFact, SourceReport};
 use crate::peer::threads::Turns;
@@ -165,9 +165,7 @@ pub struct Downloader {
     holders: Holders,
     files: Vec<JobFile>,
     by_id: BTreeMap<FileId, FileIndex>,
-    /// What goes where, and what was typed for it, by what is the same for places that are one elsewhere: two
-    /// files must not meet at one place.
-    places: BTreeMap<String, (FileId, PathBuf, String)>,
+    places: Places,
     /// Files whose turn has not come.
     queue: VecDeque<FileIndex>,
     /// Files in the stage of that name.
@@ -182,8 +180,6 @@ pub struct Downloader {
     /// Wanted folders of which not all was taken up, numbered in the order in which they were begun.
     trees: BTreeMap<u64, Tree>,
     next_tree: u64,
-    /// Lines that may still be listed of all wanted folders together.
-    room_in_trees: usize,
     /// Small files of wanted folders that have come and wait for their names.
     unpublished: Vec<FileIndex>,
     is_publishing: bool,
@@ -216,7 +212,6 @@ impl Downloader {
             lists: config.lists,
             trees: BTreeMap::new(),
             next_tree: 0,
-            room_in_trees: MAX_TREE_FILES,
             unpublished: Vec::new(),
             is_publishing: false,
             is_gathering: false,
@@ -235,7 +230,7 @@ impl Downloader {
             holders: Holders::new(config.us, config.listens_on),
             files: Vec::new(),
             by_id: BTreeMap::new(),
-            places: BTreeMap::new(),
+            places: Places::new(),
             queue: VecDeque::new(),
             fetching: BTreeSet::new(),
             large: BTreeSet::new(),
@@ -348,6 +343,7 @@ impl Downloader {
         let name = what.to_string();
         self.events.do_send(JobEvent::Failed { what: name.clone(), error });
         if is_final {
+            self.patience.remove(&name);
             return;
         }
         let want = self.wants.iter().position(Option::is_none).unwrap_or_else(|| {
@@ -388,34 +384,35 @@ impl Downloader {
         };
         let holders = candidates.iter().map(|candidate| candidate.holder_count).sum();
         self.events.do_send(JobEvent::Found { name: name.clone(), id: first.id, size: first.size, holders });
-        let mut known = self.by_id.get(&first.id).copied();
-        if let Some(failed) = known.map(|known| self.file(known)).filter(|known| known.has_failed) {
-            // This is another attempt at it. A patient job makes very many.
-            failed.forget_holders();
-            known = None;
-        }
-        let target = match (known, target) {
+        let known = self.by_id.get(&first.id).copied();
+        let is_another_attempt = known.is_some_and(|known| self.file(known).has_failed);
+        let is_new_place = match &target {
+            Target::Place(place) => {
+                let is_alive = |id: &FileId| {
+                    self.by_id.get(id).is_some_and(|known| !self.files[known.0 as usize].has_failed)
+                };
+                match self.places.take(place, first.id, &what.to_string(), is_alive) {
+                    Ok(is_new) => is_new,
+                    Err(error) => {
+                        self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
+                        return None;
+                    }
+                }
+            }
+            Target::Stream(_) => true,
+        };
+        let target = match (known.filter(|_| !is_another_attempt), target) {
             (Some(known), Target::Place(place)) if self.file(known).place().is_some() => {
-                self.take_up_again(known, what, name, place, ctx);
+                if is_new_place {
+                    self.take_up_again(known, what, name, place, ctx);
+                } else {
+                    log::info!("{what} was asked for twice");
+                }
                 return None;
             }
             // What goes through a stream cannot be copied: it is fetched for each place.
             (_, target) => target,
         };
-        if let Target::Place(place) = &target {
-            let (path, key) = (place.path(), place.clash_key());
-            let taken = self.places.get(&key).filter(|(id, ..)| *id != first.id);
-            let is_alive = |id: &FileId| {
-                self.by_id.get(id).is_some_and(|known| !self.files[known.0 as usize].has_failed)
-            };
-            if let Some((_, there, other)) = taken.filter(|(id, ..)| is_alive(id)) {
-                let error = JobError::SamePlace { path, there: there.clone(), other: other.clone() };
-                self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
-                return None;
-            }
-            self.places.insert(key, (first.id, path, what.to_string()));
-        }
-        let index = FileIndex(self.files.len() as u32);
         let now = Instant::now();
         let mut file = JobFile::new(what, first.id, name, target, now);
         file.is_of_tree = is_of_tree;
@@ -425,9 +422,15 @@ impl Downloader {
             // Nobody but us: the size is all there is to learn.
             file.believe(first.size);
         }
+        self.open_files += 1;
+        // Another attempt takes the place of the one that failed: a patient job makes very many.
+        if let Some(index) = known.filter(|_| is_another_attempt) {
+            self.files[index.0 as usize] = file;
+            return Some(index);
+        }
+        let index = FileIndex(self.files.len() as u32);
         self.by_id.insert(file.id, index);
         self.files.push(file);
-        self.open_files += 1;
         Some(index)
     }
 
@@ -456,11 +459,6 @@ impl Downloader {
         ctx: &mut Context<Self>,
     ) {
         let file = self.file(index);
-        let path = place.path();
-        if file.place().is_some_and(|own| own.path() == path) || !file.also_at.insert(path) {
-            log::info!("{what} was asked for twice");
-            return;
-        }
         file.also.push_back((what, name, place));
         let is_over = file.stage == Stage::Over;
         self.copies_waiting += 1;
@@ -578,7 +576,7 @@ impl Downloader {
     ) {
         let Some(tree) = self.trees.get_mut(&number) else { return };
         match page {
-            Ok((files, is_more)) => self.room_in_trees -= tree.list(files, is_more, self.room_in_trees),
+            Ok((files, is_more)) => tree.list(files, is_more),
             Err(failure) => self.fail_tree(number, failure, ctx),
         }
         self.end_if_over(ctx);
@@ -626,6 +624,16 @@ impl Downloader {
         let mut new = Vec::new();
         for (((name, _), candidates), place) in files.into_iter().zip(found).zip(places) {
             let what = What::from(name.clone());
+            // The folder is listed anew, and meanwhile this one is tried by itself.
+            if self.patience.contains_key(&what.to_string()) {
+                continue;
+            }
+            if self.places.is_full() || self.patience.len() >= MAX_TREE_FILES {
+                if let Some(tree) = self.trees.get_mut(&number) {
+                    tree.cut_off();
+                }
+                break;
+            }
             let Some((folder, place)) = place else {
                 let why = "a folder cannot be written to a stream".into();
                 let error = JobError::Disk { path: name.as_str().into(), kind: ErrorKind::InvalidInput, why };
@@ -1366,7 +1374,7 @@ impl Downloader {
     fn tell_who_is_back(&mut self) {
         if self.holders.take_overflow() {
             log::warn!(
-                "more than {MAX_JOB_HOLDERS} holders are told of: the others are left out of this job"
+                "more than {MAX_JOB_HOLDERS} holders are told of: this job knows of so many at a time"
             );
         }
         for address in self.holders.take_listed_again() {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::base::limits::{
@@ -70,8 +69,6 @@ pub(super) struct JobFile {
     pub target: Target,
     /// Further places for the same content: what was asked for there, and the name.
     pub also: VecDeque<(What, FileName, Place)>,
-    /// The paths of all of these that there ever were.
-    pub also_at: BTreeSet<PathBuf>,
     /// Whether a copy to another place is being made: one at a time, for two in one folder would
     /// have the same part file.
     pub is_copying: bool,
@@ -134,7 +131,6 @@ impl JobFile {
             name,
             target,
             also: VecDeque::new(),
-            also_at: BTreeSet::new(),
             is_copying: false,
             stage: Stage::Preparing,
             is_of_tree: false,
@@ -201,11 +197,15 @@ impl JobFile {
         self.is_of_tree && !self.is_large() && self.place().is_some()
     }
 
-    /// Takes in what trackers say of this id; whether there is a holder among them that was not known.
+    /// Takes in what trackers say of this id, of its size if that is proved; whether there is a holder among
+    /// them that was not known and can be tried.
     pub(super) fn learn(&mut self, candidates: &[Candidate], holders: &mut Holders, now: Instant) -> bool {
         let mut is_news = false;
         let id = self.id;
         for candidate in candidates.iter().filter(|candidate| candidate.id == id) {
+            if self.is_size_proved && candidate.size != self.claim {
+                continue;
+            }
             for holder in &candidate.holders {
                 if !holders.learn(&holder.peer, holder.address, now) {
                     log::debug!("{} is said to be at {}: not dialled", holder.peer, holder.address);
@@ -213,7 +213,8 @@ impl JobFile {
                     && self.has_room_for(candidate.size, &holder.peer, holders)
                 {
                     let claim = self.claims.entry(candidate.size).or_default();
-                    is_news |= claim.insert(holder.peer.clone(), holder.complete).is_none();
+                    let is_new = claim.insert(holder.peer.clone(), holder.complete).is_none();
+                    is_news |= is_new && holders.is_hopeful(&holder.peer);
                 }
             }
         }
@@ -223,13 +224,16 @@ impl JobFile {
         is_news
     }
 
-    /// Whether a holder that states this size can be entered. Once there are [`MAX_FILE_HOLDERS`], it takes the
-    /// place of one that was given up, or else of one that is not connected: whoever has what is missing is
-    /// told of again, and so gets its turn.
+    /// Whether a holder that states this size can be entered. Once there are [`MAX_FILE_HOLDERS`], one that can
+    /// be tried takes the place of one that was given up, or else of one that is not connected: whoever has
+    /// what is missing is told of again, and so gets its turn.
     fn has_room_for(&mut self, size: u64, peer: &PeerId, holders: &Holders) -> bool {
         let is_entered = self.claims.get(&size).is_some_and(|claim| claim.contains_key(peer));
         if is_entered || self.holder_count() < MAX_FILE_HOLDERS {
             return true;
+        }
+        if !holders.is_hopeful(peer) {
+            return false;
         }
         let entered = || self.claims.iter().flat_map(|(size, claim)| claim.keys().map(|peer| (*size, peer)));
         // Behind the new one in the order of ids, which is as good as by chance.
@@ -474,7 +478,7 @@ impl JobFile {
         }
     }
 
-    /// It is done, or another attempt at it begins: forgets who holds it. A folder has many files, and a job lives as long as the last.
+    /// It is done: forgets who holds it. A folder has many files, and a job lives as long as the last.
     pub(super) fn forget_holders(&mut self) {
         self.claims.clear();
         self.heard.clear();

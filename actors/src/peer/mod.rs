@@ -11,6 +11,7 @@ pub mod gather;
 mod job_file;
 pub mod library;
 mod memory;
+mod places;
 mod role;
 pub mod shelf;
 pub mod source_connection;

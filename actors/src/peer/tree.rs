@@ -22,7 +22,9 @@ pub(super) struct Tree {
     listed: VecDeque<ListedFile>,
     /// Files whose holders are being asked for.
     pub resolving: usize,
-    is_empty: bool,
+    /// Lines that were listed, and how many it may be.
+    lines: usize,
+    most: usize,
     /// Whether there is more than a job takes.
     is_cut_off: bool,
 }
@@ -38,7 +40,8 @@ impl Tree {
             is_listing: false,
             listed: VecDeque::new(),
             resolving: 0,
-            is_empty: true,
+            lines: 0,
+            most: MAX_TREE_FILES,
             is_cut_off: false,
         }
     }
@@ -53,17 +56,17 @@ impl Tree {
         Some((self.what.tree().unwrap_or_default().to_owned(), self.after.clone()))
     }
 
-    /// Takes the page in, as far as there is room for so many lines, and says how many those are.
-    pub(super) fn list(&mut self, mut files: Vec<ListedFile>, is_more: bool, room: usize) -> usize {
-        self.is_cut_off = files.len() > room || (is_more && files.len() == room);
+    /// Takes the page in, up to [`MAX_TREE_FILES`] lines in all.
+    pub(super) fn list(&mut self, mut files: Vec<ListedFile>, is_more: bool) {
+        let room = self.most - self.lines;
+        self.is_cut_off |= files.len() > room || (is_more && files.len() == room);
         files.truncate(room);
         self.is_listing = false;
         self.is_more = is_more && !self.is_cut_off;
-        self.is_empty &= files.is_empty();
+        self.lines += files.len();
         if let Some(last) = files.last() {
             self.after = Some((last.name.clone(), last.id));
         }
-        let lines = files.len();
         for file in files {
             // That a name has several contents is all that counts here.
             let same = self.listed.iter().rev().take_while(|other| other.name == file.name).count();
@@ -71,7 +74,13 @@ impl Tree {
                 self.listed.push_back(file);
             }
         }
-        lines
+    }
+
+    /// There is no room for more of its files: what is listed is given up.
+    pub(super) fn cut_off(&mut self) {
+        self.is_cut_off = true;
+        self.is_more = false;
+        self.listed.clear();
     }
 
     /// The next names to take up, each with its content, if it has but one.
@@ -112,8 +121,8 @@ impl Tree {
     /// Why it is not the whole folder that was taken up, when it is over.
     pub(super) fn failure(&self) -> Option<JobError> {
         match self {
-            Tree { is_cut_off: true, .. } => Some(JobError::TooManyFiles(MAX_TREE_FILES)),
-            Tree { is_empty: true, .. } => Some(JobError::NobodyHasIt),
+            Tree { is_cut_off: true, .. } => Some(JobError::TooManyFiles(self.most)),
+            Tree { lines: 0, .. } => Some(JobError::NobodyHasIt),
             _ => None,
         }
     }
@@ -133,21 +142,22 @@ mod tests {
         numbers.map(line).collect()
     }
 
-    fn tree() -> Tree {
+    /// A folder of which so many lines are read.
+    fn tree(most: usize) -> Tree {
         let folder = Arc::new(Folder::open(std::path::Path::new("/")).unwrap());
-        Tree::new("tree/".parse().unwrap(), Destination::Folder(folder))
+        Tree { most, ..Tree::new("tree/".parse().unwrap(), Destination::Folder(folder)) }
     }
 
     /// Lists pages without an end, as long as it asks for them, and takes up what it can; how many files
     /// that is, and the most lines that it ever had.
-    fn list_for_ever(tree: &mut Tree, mut room: usize, page_len: u32) -> (usize, usize) {
+    fn list_for_ever(tree: &mut Tree, page_len: u32) -> (usize, usize) {
         let (mut next, mut taken, mut most) = (0, 0, 0);
         while !tree.is_over() {
             if let Some((prefix, after)) = tree.next_page() {
                 assert_eq!(prefix, "tree/");
                 assert_eq!(after.map(|(name, _)| name), page(0..next).pop().map(|last| last.name));
-                let lines = tree.list(page(next..next + page_len), true, room);
-                (room, next) = (room - lines, next + page_len);
+                tree.list(page(next..next + page_len), true);
+                next += page_len;
             }
             most = most.max(tree.listed.len());
             taken += tree.take(7).len();
@@ -158,29 +168,41 @@ mod tests {
     #[test]
     fn a_folder_without_an_end_is_taken_up_to_the_cap_and_told_as_too_large() {
         for page_len in [1, 7, 10, 1000] {
-            let mut tree = tree();
-            let (taken, most) = list_for_ever(&mut tree, 100, page_len);
+            let mut tree = tree(100);
+            let (taken, most) = list_for_ever(&mut tree, page_len);
             assert_eq!(taken, 100, "pages of {page_len}");
             assert!(most <= MAX_PAGE_ENTRIES + page_len as usize);
             let failure = tree.failure().unwrap();
-            assert!(matches!(failure, JobError::TooManyFiles(MAX_TREE_FILES)) && !failure.may_pass());
+            assert!(matches!(failure, JobError::TooManyFiles(100)) && !failure.may_pass());
         }
     }
 
     #[test]
     fn a_folder_that_fills_the_cap_exactly_is_whole() {
-        let mut tree = tree();
+        let mut tree = tree(100);
         tree.next_page().unwrap();
-        assert_eq!(tree.list(page(0..100), false, 100), 100);
+        tree.list(page(0..100), false);
         assert_eq!(tree.take(1000).len(), 100);
         assert!(tree.is_over() && tree.failure().is_none());
     }
 
     #[test]
-    fn an_empty_folder_is_nobodys() {
-        let mut tree = tree();
+    fn a_folder_that_is_cut_off_asks_for_no_more_and_is_over_when_its_answers_are_there() {
+        let mut tree = tree(100);
         tree.next_page().unwrap();
-        assert_eq!(tree.list(Vec::new(), false, 100), 0);
+        tree.list(page(0..20), true);
+        tree.resolving = tree.take(10).len();
+        tree.cut_off();
+        assert!(tree.next_page().is_none() && tree.take(10).is_empty() && !tree.is_over());
+        tree.resolving = 0;
+        assert!(tree.is_over() && matches!(tree.failure(), Some(JobError::TooManyFiles(100))));
+    }
+
+    #[test]
+    fn an_empty_folder_is_nobodys() {
+        let mut tree = tree(100);
+        tree.next_page().unwrap();
+        tree.list(Vec::new(), false);
         assert!(tree.is_over() && matches!(tree.failure(), Some(JobError::NobodyHasIt)));
     }
 }

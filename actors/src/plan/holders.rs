@@ -52,11 +52,11 @@ pub struct Holders {
     listed_again: Vec<SocketAddr>,
     /// Whether none that was given up can be forgotten for another one.
     is_full: bool,
-    /// Whether there was no room for one, and whether that was asked about.
+    /// Whether there were too many, and whether that was asked about.
     overflow: Overflow,
 }
 
-/// Whether there were too many, which is told once.
+/// It is told once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Overflow {
     No,
@@ -94,15 +94,13 @@ impl Holders {
 
     /// Enters what is said of a holder; it can be dialled at once if it is new, or has moved and did not
     /// move too often without delivering anything. False, and nothing is entered, if it is ourselves, or an
-    /// address at which no peer can be, or if there are [`MAX_JOB_HOLDERS`].
+    /// address at which no peer can be, or if there are [`MAX_JOB_HOLDERS`] of which none can be forgotten.
     pub fn learn(&mut self, peer: &PeerId, address: SocketAddr, now: Instant) -> bool {
         if *peer == self.us || why_not(address, self.listens_on).is_some() {
             return false;
         }
-        if self.entries.len() >= MAX_JOB_HOLDERS && !self.entries.contains_key(peer) && !self.make_room() {
-            if self.overflow == Overflow::No {
-                self.overflow = Overflow::Untold;
-            }
+        let is_new = !self.entries.contains_key(peer);
+        if is_new && self.entries.len() >= MAX_JOB_HOLDERS && !self.make_room(peer) {
             return false;
         }
         let fresh = Entry {
@@ -146,14 +144,25 @@ impl Holders {
         true
     }
 
-    /// Forgets those that were given up, except for liars; whether there is room then.
-    fn make_room(&mut self) -> bool {
+    /// Forgets those that were given up, except for liars, or else one that is not connected and never was:
+    /// whoever is told of again gets its turn. Whether there is room then.
+    fn make_room(&mut self, newcomer: &PeerId) -> bool {
         if !self.is_full {
             self.entries.retain(|_, entry| entry.is_hopeful() || entry.has_lied());
             // It is not looked for again until another one is given up.
             self.is_full = self.entries.len() >= MAX_JOB_HOLDERS;
         }
-        !self.is_full
+        if !self.is_full {
+            return true;
+        }
+        if self.overflow == Overflow::No {
+            self.overflow = Overflow::Untold;
+        }
+        // Behind the new one in the order of ids, which is as good as by chance.
+        let mut behind = self.entries.range(newcomer..).chain(&self.entries);
+        let is_idle = |entry: &Entry| matches!(entry.state, DialState::Ready(_)) && !entry.is_met;
+        let idle = behind.find(|(_, entry)| is_idle(entry)).map(|(peer, _)| peer.clone());
+        idle.is_some_and(|idle| self.entries.remove(&idle).is_some())
     }
 
     /// Whether there were more holders than a job knows of, since this was last asked for the first time.
@@ -440,30 +449,35 @@ mod tests {
     }
 
     #[test]
-    fn a_job_knows_of_so_many_holders_and_of_others_when_some_were_given_up_but_for_liars() {
+    fn of_too_many_holders_those_are_forgotten_that_were_given_up_or_are_idle_but_no_liars() {
         let now = Instant::now();
         let mut rng = fastrand::Rng::with_seed(9);
         let mut holders = holders();
-        let peer = |number: usize| -> PeerId { format!("p{number}").parse().unwrap() };
+        let peer = |number: usize| -> PeerId { format!("p{number:05}").parse().unwrap() };
         for number in 0..MAX_JOB_HOLDERS {
             assert!(holders.learn(&peer(number), address(9), now));
+            holders.dial(|_| true, now, &mut rng).unwrap();
         }
         assert!(!holders.take_overflow());
-        let other = peer(MAX_JOB_HOLDERS);
+        let [other, another] = [1, 2].map(|more| peer(MAX_JOB_HOLDERS + more));
         for _ in 0..2 {
-            assert!(!holders.learn(&other, address(9), now) && !holders.hear(&other, address(9), now));
+            assert!(!holders.learn(&other, address(9), now), "all are connected");
+            assert!(!holders.hear(&other, address(9), now));
             assert!(holders.learn(&peer(7), address(9), now), "it is known");
         }
         assert!(holders.take_overflow() && !holders.take_overflow(), "it is told once");
-        for ending in [Ending::WrongManifest, Ending::Refused("no".into())] {
-            assert!(!holders.learn(&other, address(9), now));
-            let (dialled, _) = holders.dial(|_| true, now, &mut rng).unwrap();
-            holders.ended(&dialled, ending, now);
-        }
+        holders.ended(&peer(1), Ending::WrongManifest, now);
+        assert!(!holders.learn(&other, address(9), now), "in the place of who lied");
+        holders.ended(&peer(2), Ending::Refused("no".into()), now);
         assert!(holders.learn(&other, address(9), now), "in the place of who refused us");
-        assert!(!holders.learn(&peer(MAX_JOB_HOLDERS + 1), address(9), now), "and not of who lied");
+        assert!(holders.learn(&another, address(9), now), "in the place of who is idle");
+        assert!(holders.is_hopeful(&another) && !holders.is_hopeful(&other));
+        holders.dial(|peer| *peer == another, now, &mut rng).unwrap();
+        holders.met(&another);
+        let cut = Ending::Cut("gone".into());
+        holders.ended(&another, cut, now);
+        assert!(holders.is_hopeful(&another) && !holders.learn(&other, address(9), now), "it was there");
         assert_eq!(holders.entries.len(), MAX_JOB_HOLDERS);
-        assert!(!holders.take_overflow());
     }
 
     #[test]

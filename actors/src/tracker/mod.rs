@@ -80,6 +80,18 @@ impl TrackerLimits {
             self.connections_per_address = connections / 4 * 3;
         }
     }
+
+    /// Takes no more connections than three quarters of the descriptors that the process has; whether that is
+    /// less than before. Beyond them nobody could be accepted, and so nobody be told why.
+    pub fn fit_descriptors(&mut self, descriptors: Option<u64>) -> bool {
+        let room = descriptors.map_or(usize::MAX, |all| usize::try_from(all / 4 * 3).unwrap_or(usize::MAX));
+        let is_less = room < self.connections;
+        if is_less {
+            self.connections = room;
+            self.connections_per_address = (room / 4 * 3).max(1);
+        }
+        is_less
+    }
 }
 
 impl Default for TrackerLimits {

@@ -1,0 +1,103 @@
+//! Which file of a job goes where: two must not meet at one place.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::base::FileId;
+use crate::base::limits::MAX_TREE_FILES;
+use crate::peer::assembler::Place;
+use crate::peer::events::JobError;
+
+/// The file that has a place.
+struct Taken {
+    id: FileId,
+    /// What was typed for it.
+    what: String,
+    path: PathBuf,
+    /// Further paths of the same file that would be this place elsewhere.
+    variants: Vec<PathBuf>,
+}
+
+/// The places of a job's files, by what is the same for places that are one on other systems.
+pub(super) struct Places {
+    taken: BTreeMap<String, Taken>,
+    /// Paths in all, and how many it may be.
+    paths: usize,
+    most: usize,
+}
+
+impl Places {
+    pub(super) fn new() -> Places {
+        Places { taken: BTreeMap::new(), paths: 0, most: MAX_TREE_FILES }
+    }
+
+    /// Gives the place to a file; whether it did not have it before. Fails if another file has it, and that
+    /// one is alive.
+    pub(super) fn take(
+        &mut self,
+        place: &Place,
+        id: FileId,
+        what: &str,
+        is_alive: impl Fn(&FileId) -> bool,
+    ) -> Result<bool, JobError> {
+        let (path, key) = (place.path(), place.clash_key());
+        let Some(taken) = self.taken.get_mut(&key) else {
+            self.taken.insert(key, Taken { id, what: what.to_owned(), path, variants: Vec::new() });
+            self.paths += 1;
+            return Ok(true);
+        };
+        if taken.id == id {
+            let is_new = taken.path != path && !taken.variants.contains(&path);
+            if is_new {
+                taken.variants.push(path);
+                self.paths += 1;
+            }
+            return Ok(is_new);
+        }
+        if is_alive(&taken.id) {
+            return Err(JobError::SamePlace { path, there: taken.path.clone(), other: taken.what.clone() });
+        }
+        self.paths -= taken.variants.len();
+        *taken = Taken { id, what: what.to_owned(), path, variants: Vec::new() };
+        Ok(true)
+    }
+
+    /// Whether there are as many as a job takes: [`MAX_TREE_FILES`].
+    pub(super) fn is_full(&self) -> bool {
+        self.paths >= self.most
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::content::folder::Folder;
+
+    fn place(folder: &Arc<Folder>, name: &str) -> Place {
+        let name = name.parse().unwrap();
+        Place { folder: Arc::clone(folder), name, overwrite: false, is_noted: false, namesake: None }
+    }
+
+    #[test]
+    fn what_is_found_again_takes_no_room_and_all_folders_share_it() {
+        let folder = Arc::new(Folder::open(std::path::Path::new("/")).unwrap());
+        let [a, b, c] = [1, 2, 3].map(|byte| FileId::from_bytes([byte; 32]));
+        let mut places = Places { most: 4, ..Places::new() };
+        let mut take = |name: &str, id, is_alive: bool| {
+            let taken = places.take(&place(&folder, name), id, name, |_| is_alive).ok();
+            (taken, places.is_full())
+        };
+        // A folder is listed, fails, and is listed again.
+        for is_new in [true, false, false] {
+            assert_eq!(take("one/x", a, true), (Some(is_new), false));
+            assert_eq!(take("one/y", b, true), (Some(is_new), false));
+        }
+        assert_eq!(take("ONE/Y", b, true), (Some(true), false), "another path, here");
+        assert_eq!(take("One/y", c, true), (None, false), "another file, elsewhere at the same place");
+        assert_eq!(take("two/x", a, true), (Some(true), true), "a second folder");
+        assert_eq!(take("One/y", c, false), (Some(true), false), "in the place of one that has failed");
+        assert_eq!(take("one/Y", b, false), (Some(true), false));
+    }
+}
