@@ -98,7 +98,7 @@ fn a_tracker_of_few_descriptors_says_that_it_is_full_while_it_still_can() {
         for _ in 0..36 {
             strangers.push(TcpStream::connect(address).await.unwrap());
         }
-        let asked = ran(&test, enxame(&["ls", "--tracker", &address.to_string()])).await;
+        let asked = ran(&test, enxame(["ls", "--tracker", &address.to_string()])).await;
         assert!(asked.stderr.contains("as many connections from this address"), "{}", asked.stderr);
         drop(strangers);
         assert!(tracker.end(Signal::TERM).await.0.success());

@@ -6,6 +6,7 @@
 mod byte_rate;
 mod geometry;
 mod id;
+mod io_buffer;
 pub mod limits;
 mod name;
 mod peer_id;
@@ -16,6 +17,7 @@ mod what;
 pub use byte_rate::{ByteRate, ByteRateError};
 pub use geometry::{BLOCK_LEN_BYTES, BlockRun, Geometry, SpanIndex};
 pub use id::{FileId, IdError, IdPrefix};
+pub use io_buffer::IoBuffer;
 pub use name::{FileName, NameError};
 pub use peer_id::{PeerId, PeerIdError};
 pub use plain::plain_text;

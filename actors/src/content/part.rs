@@ -30,7 +30,7 @@ use rustix::io::Errno;
 use super::folder::{Folder, Stamp, publish};
 use super::tree::{Proof, hash_file, hash_spans};
 use crate::base::limits::{JOB_IN_FLIGHT_BYTES, MAX_COMPONENT_BYTES, RESERVED_PREFIX};
-use crate::base::{FileId, FileName, Geometry, SpanIndex, SpanSet};
+use crate::base::{FileId, FileName, Geometry, IoBuffer, SpanIndex, SpanSet};
 
 /// How far the time of last change of a finished file is put back, so that its stamp is settled at
 /// once (see [`Stamp::is_settled_at`]) and the index need not hash it again: a change by anybody
@@ -303,16 +303,17 @@ impl PartFile {
             geometry.all_spans().filter(is_there).filter(|span| !self.data.has(*span)).collect();
         let next = AtomicUsize::new(0);
         let worker = || {
-            let mut data = Vec::new();
+            let mut data = IoBuffer::default();
             while let Some(span) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if stop.load(Ordering::Relaxed) {
                     return Err(io::ErrorKind::Interrupted.into());
                 }
-                data.resize(geometry.len_bytes(*span), 0);
-                if older.read_exact_at(&mut data, geometry.offset(*span)).is_err() {
+                let len = geometry.len_bytes(*span);
+                data.grow(len);
+                if older.read_exact_at(&mut data[..len], geometry.offset(*span)).is_err() {
                     break;
                 }
-                self.store(*span, &data)?;
+                self.store(*span, &data[..len])?;
             }
             Ok(())
         };

@@ -21,7 +21,7 @@ use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_ro
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rustix::fs::Advice;
 
-use crate::base::{FileId, Geometry, SpanIndex};
+use crate::base::{FileId, Geometry, IoBuffer, SpanIndex};
 
 /// Bytes read and hashed at once: a whole span of the usual length, and a bound for the long spans
 /// of huge files.
@@ -247,7 +247,7 @@ fn hash_spans_counted(
     let next = AtomicUsize::new(0);
     let worker = || {
         let mut hashed = Vec::new();
-        let mut piece = Vec::new();
+        let mut piece = IoBuffer::default();
         loop {
             let place = next.fetch_add(1, Ordering::Relaxed);
             let Some(span) = spans.get(place) else { return Ok(hashed) };
@@ -271,7 +271,7 @@ fn hash_span(
     file: &File,
     geometry: &Geometry,
     span: SpanIndex,
-    piece: &mut Vec<u8>,
+    piece: &mut IoBuffer,
     stop: &AtomicBool,
     count: &(dyn Fn(u64) + Sync),
 ) -> io::Result<SpanHash> {
@@ -283,7 +283,8 @@ fn hash_span(
             return Err(io::ErrorKind::Interrupted.into());
         }
         let len = left.min(PIECE_BYTES);
-        piece.resize(len, 0);
+        piece.grow(len);
+        let piece = &mut piece[..len];
         file.read_exact_at(piece, offset)?;
         hasher.update(piece);
         count(len as u64);
@@ -316,7 +317,7 @@ pub fn hash_path_counted(path: &Path, count: &(dyn Fn(u64) + Sync)) -> io::Resul
         return Ok((proof.id(), metadata.len()));
     }
     let mut hasher = Hasher::new();
-    let mut piece = vec![0; PIECE_BYTES];
+    let mut piece = IoBuffer::new(PIECE_BYTES);
     loop {
         match file.read(&mut piece) {
             Ok(0) => return Ok((FileId::from_bytes(*hasher.finalize().as_bytes()), hasher.count())),

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use rustix::io::ioctl_fionread;
 use rustix::net::SendFlags;
 use serde::Serialize;
@@ -23,17 +23,35 @@ use crate::base::limits::{REQUEST_TIMEOUT, WRITE_STALL_TIMEOUT};
 use crate::wire::codec;
 use crate::wire::frame::{BLOCKS_PREFIX_BYTES, FrameHeader, FrameLimits, HEADER_BYTES, blocks_header};
 
-/// Bytes read ahead of what is asked for: a few small files in one call, and of a large span so
-/// little that copying them costs nothing.
-const READ_AHEAD_BYTES: usize = 16 << 10;
-/// The same while small files are due: as many as are handed over at once.
-const READ_AHEAD_SMALL_BYTES: usize = 256 << 10;
+/// What is read ahead of what is asked for, with one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadAhead {
+    /// What stands in front of a span's data: all of that goes where it belongs, and is copied once.
+    Front,
+    /// A few messages.
+    Messages,
+    /// As many small files as are handed over at once: each of them is copied once more anyhow.
+    SmallFiles,
+}
+
+impl ReadAhead {
+    fn bytes(self) -> usize {
+        match self {
+            ReadAhead::Front => FRONT_BYTES,
+            ReadAhead::Messages => 16 << 10,
+            ReadAhead::SmallFiles => 256 << 10,
+        }
+    }
+}
+
+/// Bytes in front of the data of a BLOCKS frame.
+const FRONT_BYTES: usize = HEADER_BYTES + BLOCKS_PREFIX_BYTES;
 
 /// The reading side: headers and messages through a small buffer, blocks past it.
 pub struct FrameReader<R> {
     stream: R,
     buffer: BytesMut,
-    read_ahead_bytes: usize,
+    read_ahead: ReadAhead,
     /// The other side has to move something within this time, once a frame has begun.
     stall: Duration,
     /// The limit on blocks; messages have none.
@@ -43,7 +61,7 @@ pub struct FrameReader<R> {
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads on from a greeting: `read` is what came behind it.
     pub fn new(stream: R, read: BytesMut, stall: Duration) -> FrameReader<R> {
-        FrameReader { stream, buffer: read, read_ahead_bytes: READ_AHEAD_BYTES, stall, limiter: None }
+        FrameReader { stream, buffer: read, read_ahead: ReadAhead::Messages, stall, limiter: None }
     }
 
     /// Takes blocks no faster than this lets it: what is not read yet, TCP holds back.
@@ -66,11 +84,16 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(header) = self.buffered_header(limits)? {
                 return Ok(header);
             }
-            self.buffer.reserve(self.read_ahead_bytes);
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            if self.read_ahead(self.read_ahead).await? == 0 {
                 return Err(if self.buffer.is_empty() { LinkError::Closed } else { LinkError::Cut });
             }
         }
+    }
+
+    /// Reads what has come, once something has; how many bytes. Cancel safe.
+    async fn read_ahead(&mut self, most: ReadAhead) -> io::Result<usize> {
+        self.buffer.reserve(most.bytes());
+        self.stream.read_buf(&mut (&mut self.buffer).limit(most.bytes())).await
     }
 
     /// The next frame's header if it was read already.
@@ -84,9 +107,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(Some(header))
     }
 
-    /// Whether small files are due: then more is read ahead, for each of them is copied once anyhow.
-    pub fn expect_small(&mut self, is_small: bool) {
-        self.read_ahead_bytes = if is_small { READ_AHEAD_SMALL_BYTES } else { READ_AHEAD_BYTES };
+    /// Says what is due, and so what is worth to be read ahead.
+    pub fn expect(&mut self, read_ahead: ReadAhead) {
+        self.read_ahead = read_ahead;
     }
 
     /// The next request if all of it was read already. What is none is left to be met in its turn.
@@ -179,14 +202,13 @@ impl FrameReader<TcpStream> {
     /// # Errors
     /// The end of the connection.
     pub async fn take_arrived(&mut self, data_len: usize) -> Result<bool, LinkError> {
-        let frame = HEADER_BYTES + BLOCKS_PREFIX_BYTES + data_len;
+        let frame = FRONT_BYTES + data_len;
         let missing = frame.saturating_sub(self.buffer.len());
         if missing > 0 && (ioctl_fionread(&self.stream).map_err(io::Error::from)? as usize) < missing {
             return Ok(false);
         }
         while self.buffer.len() < HEADER_BYTES {
-            self.buffer.reserve(READ_AHEAD_BYTES);
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            if self.read_ahead(self.read_ahead).await? == 0 {
                 return Err(LinkError::Cut);
             }
         }

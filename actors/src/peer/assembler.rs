@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 
-use crate::base::{FileId, FileName, Geometry, SpanIndex, SpanSet};
+use crate::base::{FileId, FileName, Geometry, IoBuffer, SpanIndex, SpanSet};
 use crate::content::clash_key;
 use crate::content::folder::{Folder, Stamp};
 use crate::content::part::{
@@ -383,7 +383,7 @@ pub struct SpansArrived {
     /// Which span of which file stands where in the buffer.
     pub parts: Vec<(FileIndex, SpanIndex, Range<usize>)>,
     /// The bytes.
-    pub buffer: Vec<u8>,
+    pub buffer: IoBuffer,
 }
 
 /// What became of the spans.
@@ -391,7 +391,7 @@ pub struct Verdict {
     /// One outcome per span, in the order given.
     pub outcomes: Vec<(FileIndex, SpanIndex, Outcome)>,
     /// The buffer, to be used again.
-    pub buffer: Vec<u8>,
+    pub buffer: IoBuffer,
 }
 
 /// What became of one span.
@@ -660,11 +660,12 @@ impl Handler<Copy> for Assembler {
                 return Ok(stamp);
             }
             let part = PartFile::open(&to.folder, &to.name, &proof)?;
-            let mut data = Vec::new();
+            let mut data = IoBuffer::default();
             for span in proof.geometry().all_spans() {
-                data.resize(proof.geometry().len_bytes(span), 0);
-                file.read_exact_at(&mut data, proof.geometry().offset(span)).map_err(reading)?;
-                part.store(span, &data).map_err(|error| to.trouble(error))?;
+                let len = proof.geometry().len_bytes(span);
+                data.grow(len);
+                file.read_exact_at(&mut data[..len], proof.geometry().offset(span)).map_err(reading)?;
+                part.store(span, &data[..len]).map_err(|error| to.trouble(error))?;
             }
             Ok(part.finish(to.overwrite)?)
         }))

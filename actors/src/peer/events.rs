@@ -196,7 +196,9 @@ impl fmt::Display for JobError {
                 write!(f, "{path} and {there}, where another file goes, are one name on other systems")
             }
             JobError::TargetExists(path) => write!(f, "{} exists and has another content", path.display()),
-            JobError::TooManyFiles(most) => write!(f, "with what was found before, it is more than the {most} files that one job takes"),
+            JobError::TooManyFiles(most) => {
+                write!(f, "with what was found before, it is more than the {most} files that one job takes")
+            }
             JobError::Interrupted => f.write_str("interrupted"),
         }
     }
