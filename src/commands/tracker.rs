@@ -20,10 +20,12 @@ pub(crate) fn run(ui: &Ui, args: &TrackerArgs) -> Result<Exit, Failure> {
     // A quarter more, for those who ask.
     limits.allow_connections(args.max_peers + args.max_peers / 4);
     limits.catalogue.files_per_peer = args.max_files_per_peer;
-    if limits.fit_descriptors(getrlimit(Resource::Nofile).current) {
+    limits.fit_descriptors(getrlimit(Resource::Nofile).current);
+    if limits.connections < limits.catalogue.peers {
         log::warn!(
-            "so few file descriptors that {} connections are all this tracker takes, {} of them from one address; \
-             raise `ulimit -Hn` (LimitNOFILE of systemd) for more",
+            "too few file descriptors for {} peers: this tracker takes {} connections, {} of them from one \
+             address; raise `ulimit -Hn` (LimitNOFILE of systemd)",
+            limits.catalogue.peers,
             limits.connections,
             limits.connections_per_address
         );

@@ -61,6 +61,10 @@ pub struct TrackerConfig {
     pub refresh_interval: Duration,
 }
 
+/// Descriptors of a tracker that are not for its connections, at least: a dozen of its runtime and its
+/// terminal, and some for those who are told that it is full.
+const OWN_DESCRIPTORS: usize = 16;
+
 /// The caps of a tracker, where they are not the usual ones.
 #[derive(Clone, Copy, Debug)]
 pub struct TrackerLimits {
@@ -81,16 +85,15 @@ impl TrackerLimits {
         }
     }
 
-    /// Takes no more connections than three quarters of the descriptors that the process has; whether that is
-    /// less than before. Beyond them nobody could be accepted, and so nobody be told why.
-    pub fn fit_descriptors(&mut self, descriptors: Option<u64>) -> bool {
-        let room = descriptors.map_or(usize::MAX, |all| usize::try_from(all / 4 * 3).unwrap_or(usize::MAX));
-        let is_less = room < self.connections;
-        if is_less {
+    /// Takes no more connections than the process has descriptors for, but for some of its own. Beyond them
+    /// nobody could be accepted, and so nobody be told why.
+    pub fn fit_descriptors(&mut self, descriptors: Option<u64>) {
+        let descriptors = descriptors.map_or(usize::MAX, |all| usize::try_from(all).unwrap_or(usize::MAX));
+        let room = descriptors.saturating_sub(OWN_DESCRIPTORS.max(descriptors / 16)).max(1);
+        if room < self.connections {
             self.connections = room;
             self.connections_per_address = (room / 4 * 3).max(1);
         }
-        is_less
     }
 }
 
