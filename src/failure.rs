@@ -149,8 +149,8 @@ impl JobContext {
             ),
             JobError::TooManyFiles(most) => {
                 format!(
-                    "{what}: with what was found before, it is more than the {most} files that one command takes; fetch \
-                     its folders one by one"
+                    "{what}: what is listed of it, with what was found before, is more than the {most} files that one \
+                     command takes; fetch its folders one by one"
                 )
             }
             JobError::Interrupted => match self.asker {

@@ -30,11 +30,16 @@ impl IoBuffer {
 
     /// Makes it at least so long. What is in it stays.
     pub fn grow(&mut self, len: usize) {
-        if self.len < len {
-            let mut grown = IoBuffer::new(len);
+        if self.len >= len {
+            return;
+        }
+        if self.memory.len() < self.start + len {
+            // Many small files come one behind the other.
+            let mut grown = IoBuffer::new(len.max(2 * self.len));
             grown[..self.len].copy_from_slice(self);
             *self = grown;
         }
+        self.len = len;
     }
 }
 

@@ -62,8 +62,8 @@ pub const MAX_ANSWER_NAMES: usize = 16;
 pub const MAX_REMEMBERED_FILES: usize = 1000;
 /// Holders that a job knows of before it takes no more from its sources: more than it will ever dial.
 pub const MAX_HEARD_HOLDERS: usize = 1000;
-/// Holders that a job knows of, whoever told of them: as many peers as a tracker has connections. Others are
-/// taken in when some of these were given up.
+/// Holders that a job knows of, whoever told of them: as many peers as a tracker has connections. Others take
+/// the places of those that were given up, or are idle.
 pub const MAX_JOB_HOLDERS: usize = MAX_TRACKER_CONNECTIONS;
 /// Holders of one file that a job knows of, by any size they state: many times its connections. Those that
 /// are told of later take the places of such as are given up, or else of such as are not connected.
@@ -242,8 +242,8 @@ pub const JOB_IN_FLIGHT_BYTES: u64 = 32 << 20;
 /// Files a holder keeps open per upload connection: as many large ones as a job fetches at the same
 /// time. A small one is asked for once.
 pub const MAX_OPEN_FILES_PER_UPLOAD: usize = 8;
-/// Files of a job, of all its wanted folders together, and lines read of one folder: what two peers may share. A tracker that lists without an end would
-/// have a job remember them all, at some 1.6 KB each.
+/// Places of a job's files, of all its wanted folders together, and lines read of one folder: what two peers
+/// may share. A tracker that lists without an end would have a job remember them all, at some 1.6 KB each.
 pub const MAX_TREE_FILES: usize = 2 * MAX_FILES_PER_PEER;
 /// Files of a wanted folder that are taken up at the same time: bounds what a job knows of files that
 /// are not over, and keeps the connections busy while the next ones are looked up.

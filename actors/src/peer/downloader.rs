@@ -384,30 +384,26 @@ impl Downloader {
         };
         let holders = candidates.iter().map(|candidate| candidate.holder_count).sum();
         self.events.do_send(JobEvent::Found { name: name.clone(), id: first.id, size: first.size, holders });
-        let known = self.by_id.get(&first.id).copied();
-        let is_another_attempt = known.is_some_and(|known| self.file(known).has_failed);
-        let is_new_place = match &target {
-            Target::Place(place) => {
-                let is_alive = |id: &FileId| {
-                    self.by_id.get(id).is_some_and(|known| !self.files[known.0 as usize].has_failed)
-                };
-                match self.places.take(place, first.id, &what.to_string(), is_alive) {
-                    Ok(is_new) => is_new,
-                    Err(error) => {
-                        self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
-                        return None;
-                    }
-                }
+        let mut known = self.by_id.get(&first.id).copied();
+        if let Some(failed) = known.map(|known| self.file(known)).filter(|known| known.has_failed) {
+            // This is another attempt at it. A patient job makes very many.
+            failed.forget_holders();
+            known = None;
+        }
+        if let Target::Place(place) = &target {
+            let is_alive = |id: &FileId| {
+                self.by_id.get(id).is_some_and(|known| !self.files[known.0 as usize].has_failed)
+            };
+            let name = what.to_string();
+            if let Err(error) = self.places.take(place, first.id, &name, is_alive) {
+                self.patience.remove(&name);
+                self.events.do_send(JobEvent::Failed { what: name, error });
+                return None;
             }
-            Target::Stream(_) => true,
-        };
-        let target = match (known.filter(|_| !is_another_attempt), target) {
+        }
+        let target = match (known, target) {
             (Some(known), Target::Place(place)) if self.file(known).place().is_some() => {
-                if is_new_place {
-                    self.take_up_again(known, what, name, place, ctx);
-                } else {
-                    log::info!("{what} was asked for twice");
-                }
+                self.take_up_again(known, what, name, place, ctx);
                 return None;
             }
             // What goes through a stream cannot be copied: it is fetched for each place.
@@ -422,15 +418,10 @@ impl Downloader {
             // Nobody but us: the size is all there is to learn.
             file.believe(first.size);
         }
-        self.open_files += 1;
-        // Another attempt takes the place of the one that failed: a patient job makes very many.
-        if let Some(index) = known.filter(|_| is_another_attempt) {
-            self.files[index.0 as usize] = file;
-            return Some(index);
-        }
         let index = FileIndex(self.files.len() as u32);
         self.by_id.insert(file.id, index);
         self.files.push(file);
+        self.open_files += 1;
         Some(index)
     }
 
@@ -459,6 +450,12 @@ impl Downloader {
         ctx: &mut Context<Self>,
     ) {
         let file = self.file(index);
+        let path = place.path();
+        if file.place().is_some_and(|own| own.path() == path) || !file.also_at.insert(path) {
+            log::info!("{what} was asked for twice");
+            self.patience.remove(&what.to_string());
+            return;
+        }
         file.also.push_back((what, name, place));
         let is_over = file.stage == Stage::Over;
         self.copies_waiting += 1;
@@ -628,18 +625,20 @@ impl Downloader {
             if self.patience.contains_key(&what.to_string()) {
                 continue;
             }
-            if self.places.is_full() || self.patience.len() >= MAX_TREE_FILES {
-                if let Some(tree) = self.trees.get_mut(&number) {
-                    tree.cut_off();
-                }
-                break;
-            }
             let Some((folder, place)) = place else {
                 let why = "a folder cannot be written to a stream".into();
                 let error = JobError::Disk { path: name.as_str().into(), kind: ErrorKind::InvalidInput, why };
                 self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
                 continue;
             };
+            let is_full = self.patience.len() >= MAX_TREE_FILES
+                || self.places.is_full_for(&self.place(Arc::clone(&folder), place.clone()));
+            if is_full {
+                if let Some(tree) = self.trees.get_mut(&number) {
+                    tree.cut_off();
+                }
+                break;
+            }
             let to = Destination::File { folder, name: place };
             match choose(Ok(candidates)) {
                 Ok(candidates) => new.extend(self.take_up(what, name, to, &candidates, true, ctx)),
@@ -1037,6 +1036,7 @@ impl Downloader {
                 // Shared at once, and not when a look finds it.
                 library.do_send(AddFile { name: to.name.clone(), proof: proof.clone(), stamp: *stamp });
             }
+            job.patience.remove(&what.to_string());
             job.events.do_send(match copied {
                 Ok(_) => JobEvent::Done(FileDone {
                     name,

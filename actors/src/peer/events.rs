@@ -197,7 +197,10 @@ impl fmt::Display for JobError {
             }
             JobError::TargetExists(path) => write!(f, "{} exists and has another content", path.display()),
             JobError::TooManyFiles(most) => {
-                write!(f, "with what was found before, it is more than the {most} files that one job takes")
+                write!(
+                    f,
+                    "with what was found before, more is listed than the {most} files that one job takes"
+                )
             }
             JobError::Interrupted => f.write_str("interrupted"),
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::base::limits::{
@@ -69,6 +70,8 @@ pub(super) struct JobFile {
     pub target: Target,
     /// Further places for the same content: what was asked for there, and the name.
     pub also: VecDeque<(What, FileName, Place)>,
+    /// The paths of all of these that there ever were.
+    pub also_at: BTreeSet<PathBuf>,
     /// Whether a copy to another place is being made: one at a time, for two in one folder would
     /// have the same part file.
     pub is_copying: bool,
@@ -131,6 +134,7 @@ impl JobFile {
             name,
             target,
             also: VecDeque::new(),
+            also_at: BTreeSet::new(),
             is_copying: false,
             stage: Stage::Preparing,
             is_of_tree: false,
@@ -218,7 +222,10 @@ impl JobFile {
                 }
             }
         }
-        if !self.is_begun && self.claims.get(&self.claim).is_none_or(BTreeMap::is_empty) {
+        if !self.is_begun
+            && !self.is_size_proved
+            && self.claims.get(&self.claim).is_none_or(BTreeMap::is_empty)
+        {
             self.believe_most();
         }
         is_news
@@ -478,7 +485,8 @@ impl JobFile {
         }
     }
 
-    /// It is done: forgets who holds it. A folder has many files, and a job lives as long as the last.
+    /// It is done, or another attempt at it begins: forgets who holds it. A folder has many files, and a job
+    /// lives as long as the last.
     pub(super) fn forget_holders(&mut self) {
         self.claims.clear();
         self.heard.clear();

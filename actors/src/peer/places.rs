@@ -1,6 +1,6 @@
 //! Which file of a job goes where: two must not meet at one place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::base::FileId;
@@ -15,7 +15,7 @@ struct Taken {
     what: String,
     path: PathBuf,
     /// Further paths of the same file that would be this place elsewhere.
-    variants: Vec<PathBuf>,
+    variants: BTreeSet<PathBuf>,
 }
 
 /// The places of a job's files, by what is the same for places that are one on other systems.
@@ -31,40 +31,40 @@ impl Places {
         Places { taken: BTreeMap::new(), paths: 0, most: MAX_TREE_FILES }
     }
 
-    /// Gives the place to a file; whether it did not have it before. Fails if another file has it, and that
-    /// one is alive.
+    /// Gives the place to a file. Fails if another file has it, and that one is alive.
     pub(super) fn take(
         &mut self,
         place: &Place,
         id: FileId,
         what: &str,
         is_alive: impl Fn(&FileId) -> bool,
-    ) -> Result<bool, JobError> {
+    ) -> Result<(), JobError> {
         let (path, key) = (place.path(), place.clash_key());
         let Some(taken) = self.taken.get_mut(&key) else {
-            self.taken.insert(key, Taken { id, what: what.to_owned(), path, variants: Vec::new() });
+            self.taken.insert(key, Taken { id, what: what.to_owned(), path, variants: BTreeSet::new() });
             self.paths += 1;
-            return Ok(true);
+            return Ok(());
         };
         if taken.id == id {
-            let is_new = taken.path != path && !taken.variants.contains(&path);
-            if is_new {
-                taken.variants.push(path);
-                self.paths += 1;
-            }
-            return Ok(is_new);
+            self.paths += usize::from(taken.path != path && taken.variants.insert(path));
+            return Ok(());
         }
         if is_alive(&taken.id) {
             return Err(JobError::SamePlace { path, there: taken.path.clone(), other: taken.what.clone() });
         }
         self.paths -= taken.variants.len();
-        *taken = Taken { id, what: what.to_owned(), path, variants: Vec::new() };
-        Ok(true)
+        *taken = Taken { id, what: what.to_owned(), path, variants: BTreeSet::new() };
+        Ok(())
     }
 
-    /// Whether there are as many as a job takes: [`MAX_TREE_FILES`].
-    pub(super) fn is_full(&self) -> bool {
-        self.paths >= self.most
+    /// Whether there is no room for this one: there are as many as a job takes, [`MAX_TREE_FILES`], and it is
+    /// none of them.
+    pub(super) fn is_full_for(&self, place: &Place) -> bool {
+        let has = |taken: &Taken| {
+            let path = place.path();
+            taken.path == path || taken.variants.contains(&path)
+        };
+        self.paths >= self.most && !self.taken.get(&place.clash_key()).is_some_and(has)
     }
 }
 
@@ -86,18 +86,24 @@ mod tests {
         let [a, b, c] = [1, 2, 3].map(|byte| FileId::from_bytes([byte; 32]));
         let mut places = Places { most: 4, ..Places::new() };
         let mut take = |name: &str, id, is_alive: bool| {
-            let taken = places.take(&place(&folder, name), id, name, |_| is_alive).ok();
-            (taken, places.is_full())
+            let place = place(&folder, name);
+            let is_full = places.is_full_for(&place);
+            (!is_full).then(|| places.take(&place, id, name, |_| is_alive).is_ok())
         };
         // A folder is listed, fails, and is listed again.
-        for is_new in [true, false, false] {
-            assert_eq!(take("one/x", a, true), (Some(is_new), false));
-            assert_eq!(take("one/y", b, true), (Some(is_new), false));
+        for _ in 0..3 {
+            assert_eq!(take("one/x", a, true), Some(true));
+            assert_eq!(take("one/y", b, true), Some(true));
         }
-        assert_eq!(take("ONE/Y", b, true), (Some(true), false), "another path, here");
-        assert_eq!(take("One/y", c, true), (None, false), "another file, elsewhere at the same place");
-        assert_eq!(take("two/x", a, true), (Some(true), true), "a second folder");
-        assert_eq!(take("One/y", c, false), (Some(true), false), "in the place of one that has failed");
-        assert_eq!(take("one/Y", b, false), (Some(true), false));
+        assert_eq!(take("ONE/Y", b, true), Some(true), "another path, here");
+        assert_eq!(take("One/y", c, true), Some(false), "another file, elsewhere at the same place");
+        assert_eq!(take("two/x", a, true), Some(true), "a second folder");
+        assert_eq!(take("two/y", a, true), None, "there is no room");
+        for known in ["one/x", "one/y", "ONE/Y", "two/x"] {
+            assert_eq!(take(known, if known.ends_with('x') { a } else { b }, true), Some(true), "{known}");
+        }
+        assert_eq!(take("one/y", c, false), Some(true), "in the place of one that has failed");
+        assert_eq!(take("two/y", a, true), Some(true), "its other path is free");
+        assert_eq!(take("two/z", a, true), None);
     }
 }

@@ -371,7 +371,7 @@ impl Talk {
                 return Err(LinkError::Unexpected("a span of another length"));
             }
             let range = filled..filled + data_len;
-            // Grown once; what stands in it from before is written over.
+            // Grown a few times; what stands in it from before is written over.
             buffer.grow(range.end);
             if self.read_blocks(&mut buffer[range.clone()]).await? != geometry.first_block(span) {
                 return Err(LinkError::Unexpected("blocks that were not asked for"));

@@ -58,10 +58,13 @@ impl Tree {
 
     /// Takes the page in, up to [`MAX_TREE_FILES`] lines in all.
     pub(super) fn list(&mut self, mut files: Vec<ListedFile>, is_more: bool) {
-        let room = self.most - self.lines;
-        self.is_cut_off |= files.len() > room || (is_more && files.len() == room);
-        files.truncate(room);
         self.is_listing = false;
+        if self.is_cut_off {
+            return;
+        }
+        let room = self.most - self.lines;
+        self.is_cut_off = files.len() > room || (is_more && files.len() == room);
+        files.truncate(room);
         self.is_more = is_more && !self.is_cut_off;
         self.lines += files.len();
         if let Some(last) = files.last() {

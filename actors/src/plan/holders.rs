@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Bound;
 use std::time::Instant;
 
 use crate::base::PeerId;
@@ -52,6 +53,8 @@ pub struct Holders {
     listed_again: Vec<SocketAddr>,
     /// Whether none that was given up can be forgotten for another one.
     is_full: bool,
+    /// Whoever was forgotten last while idle: the next one stands behind it in the order of ids.
+    last_forgotten: Option<PeerId>,
     /// Whether there were too many, and whether that was asked about.
     overflow: Overflow,
 }
@@ -88,6 +91,7 @@ impl Holders {
             entries: BTreeMap::new(),
             listed_again: Vec::new(),
             is_full: false,
+            last_forgotten: None,
             overflow: Overflow::No,
         }
     }
@@ -100,7 +104,7 @@ impl Holders {
             return false;
         }
         let is_new = !self.entries.contains_key(peer);
-        if is_new && self.entries.len() >= MAX_JOB_HOLDERS && !self.make_room(peer) {
+        if is_new && self.entries.len() >= MAX_JOB_HOLDERS && !self.make_room() {
             return false;
         }
         let fresh = Entry {
@@ -146,7 +150,7 @@ impl Holders {
 
     /// Forgets those that were given up, except for liars, or else one that is not connected and never was:
     /// whoever is told of again gets its turn. Whether there is room then.
-    fn make_room(&mut self, newcomer: &PeerId) -> bool {
+    fn make_room(&mut self) -> bool {
         if !self.is_full {
             self.entries.retain(|_, entry| entry.is_hopeful() || entry.has_lied());
             // It is not looked for again until another one is given up.
@@ -158,11 +162,16 @@ impl Holders {
         if self.overflow == Overflow::No {
             self.overflow = Overflow::Untold;
         }
-        // Behind the new one in the order of ids, which is as good as by chance.
-        let mut behind = self.entries.range(newcomer..).chain(&self.entries);
+        // In turn, so that whoever tells of others has no say in whom they displace.
+        let behind = self.last_forgotten.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut in_turn = self.entries.range((behind, Bound::Unbounded)).chain(&self.entries);
         let is_idle = |entry: &Entry| matches!(entry.state, DialState::Ready(_)) && !entry.is_met;
-        let idle = behind.find(|(_, entry)| is_idle(entry)).map(|(peer, _)| peer.clone());
-        idle.is_some_and(|idle| self.entries.remove(&idle).is_some())
+        let Some(idle) = in_turn.find(|(_, entry)| is_idle(entry)).map(|(peer, _)| peer.clone()) else {
+            return false;
+        };
+        self.entries.remove(&idle);
+        self.last_forgotten = Some(idle);
+        true
     }
 
     /// Whether there were more holders than a job knows of, since this was last asked for the first time.
