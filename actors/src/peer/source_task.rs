@@ -1,7 +1,7 @@
 //! The task that owns the socket of a source: writes requests, reads answers, hands spans over.
 //!
-//! Answers come in the order asked, so a queue of what is expected tells what each frame is. Some
-//! handed-over buffers may be on their way while the next is read, no more than [`MAX_HANDED_OVER`].
+//! Answers come in the order asked, so a queue of what is expected tells what each frame is. One
+//! handed-over buffer may be on its way while the next is read: two buffers per source, no more.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::limits::{BATCH_BYTES, MAX_ANSWER_HOLDERS, MAX_HANDED_OVER, MAX_SPANS, SOURCE_DEAD_TIMEOUT};
+use crate::base::limits::{BATCH_BYTES, MAX_ANSWER_HOLDERS, MAX_SPANS, SOURCE_DEAD_TIMEOUT};
 use crate::base::{FileId, Geometry, IoBuffer, SpanIndex, SpanSet};
 use crate::content::tree::SpanHash;
 use crate::net::blocks::{FrameReader, ReadAhead, send_messages};
@@ -54,9 +54,8 @@ struct Talk {
     expected: VecDeque<Expected>,
     handoff: Handoff,
     connection: Recipient<TaskFact>,
-    /// The oldest first.
-    handing_over: VecDeque<HandingOver>,
-    /// The buffers that are not on their way: one more in all than may be.
+    handing_over: Option<HandingOver>,
+    /// The buffers that are not on their way: two in all.
     spare: Vec<IoBuffer>,
     /// Since when the other side owes us something and has sent nothing.
     waiting_since: Instant,
@@ -141,8 +140,8 @@ impl SourceTask {
             expected: VecDeque::new(),
             handoff: self.config.handoff.clone(),
             connection: self.connection.clone(),
-            handing_over: VecDeque::new(),
-            spare: (0..=MAX_HANDED_OVER).map(|_| IoBuffer::default()).collect(),
+            handing_over: None,
+            spare: vec![IoBuffer::default(), IoBuffer::default()],
             waiting_since: Instant::now(),
             scratch: Vec::new(),
         };
@@ -359,7 +358,7 @@ impl Talk {
     /// Reads the span that is due, and those behind it that have come with it, and hands them over:
     /// who is behind catches up in larger steps.
     async fn take_blocks(&mut self, data_len: usize) -> Result<Option<Ending>, LinkError> {
-        // Of those on their way there is one less than there are in all.
+        // At most one buffer is on its way, so the other one is here.
         let mut buffer = self.spare.pop().unwrap_or_default();
         let mut filled = 0;
         let mut parts = Vec::new();
@@ -384,13 +383,10 @@ impl Talk {
                 break;
             }
         }
-        while self.handing_over.len() >= max_handed_over(buffer.len()) {
-            let verdict = settled(&mut self.handing_over).await;
-            if let Some(ending) = self.take_back(verdict).await {
-                return Ok(Some(ending));
-            }
+        if let Some(ending) = self.flush().await {
+            return Ok(Some(ending));
         }
-        self.handing_over.push_back(Box::pin(self.handoff.hand_over(SpansArrived { parts, buffer })));
+        self.handing_over = Some(Box::pin(self.handoff.hand_over(SpansArrived { parts, buffer })));
         Ok(None)
     }
 
@@ -428,14 +424,11 @@ impl Talk {
         }
     }
 
-    /// Waits for what is on its way.
+    /// Waits for the hand-over that is on its way, if there is one.
     async fn flush(&mut self) -> Option<Ending> {
-        let mut ending = None;
-        while !self.handing_over.is_empty() {
-            let verdict = settled(&mut self.handing_over).await;
-            ending = ending.or(self.take_back(verdict).await);
-        }
-        ending
+        self.handing_over.as_ref()?;
+        let verdict = settled(&mut self.handing_over).await;
+        self.take_back(verdict).await
     }
 
     /// Passes on what became of spans, and takes the buffer back.
@@ -447,29 +440,18 @@ impl Talk {
     }
 }
 
-/// Bytes of the buffers of a source, unless its spans are so long that two are longer.
-const BUFFERS_BYTES: usize = (MAX_HANDED_OVER + 1) * BATCH_BYTES;
-
-/// How many buffers of this length may be on their way, so that there is memory for one more.
-fn max_handed_over(buffer_len: usize) -> usize {
-    let buffers = BUFFERS_BYTES / buffer_len.max(BATCH_BYTES);
-    buffers.saturating_sub(1).max(1)
-}
-
 async fn pass_on(verdict: Verdict, spare: &mut Vec<IoBuffer>, connection: &Recipient<TaskFact>) {
-    // The spans of a huge file are so long that a job's sources must not each keep buffers for them.
-    let is_usual = verdict.buffer.len() <= BUFFERS_BYTES;
-    spare.push(if is_usual { verdict.buffer } else { IoBuffer::default() });
+    spare.push(verdict.buffer);
     // If the actor has gone, this task is about to be dropped.
     let _ = connection.send(TaskFact(SourceFact::Settled(verdict.outcomes))).await;
 }
 
-/// Resolves when the oldest hand-over is done; never, if there is none.
-async fn settled(handing_over: &mut VecDeque<HandingOver>) -> Option<Verdict> {
-    match handing_over.front_mut() {
+/// Resolves when the hand-over is done; never, if there is none.
+async fn settled(handing_over: &mut Option<HandingOver>) -> Option<Verdict> {
+    match handing_over {
         Some(future) => {
             let verdict = future.await;
-            handing_over.pop_front();
+            *handing_over = None;
             verdict
         }
         None => std::future::pending().await,
@@ -479,19 +461,6 @@ async fn settled(handing_over: &mut VecDeque<HandingOver>) -> Option<Verdict> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_buffers_of_a_source_have_their_memory_together_and_two_there_are_at_least() {
-        for (len, most) in [
-            (1, MAX_HANDED_OVER),
-            (BATCH_BYTES, MAX_HANDED_OVER),
-            (BATCH_BYTES + 1, 2),
-            (2 * BATCH_BYTES, 1),
-            (64 * BATCH_BYTES, 1),
-        ] {
-            assert_eq!(max_handed_over(len), most, "{len} bytes");
-        }
-    }
 
     #[test]
     fn what_we_lack_ourselves_is_told_from_what_the_other_side_refuses() {
