@@ -22,8 +22,7 @@ use enxame_actors::peer::source_connection::{
     Order, SourceConfig, SourceConnection, SourceFact, SourceReport,
 };
 use enxame_actors::plan::{Ending, FileIndex, Request, SourceId};
-use enxame_actors::wire::HEADER_BYTES;
-use enxame_actors::wire::frame::BLOCKS_PREFIX_BYTES;
+use enxame_actors::wire::frame::BLOCKS_HEADER_BYTES;
 use enxame_actors::wire::tracker::{Candidate, Holder};
 use support::files::{SIZES, SPAN};
 use support::holder::{Says, connections, opened, spans_asked};
@@ -957,11 +956,11 @@ fn a_connection_that_is_reset_anywhere_is_made_again_and_the_job_finishes() {
 /// What a holder sends of a content of three whole spans that is not data: where, in bytes from the
 /// connection's first one.
 async fn places_of_control(test: &Test, content: &Content) -> Vec<u64> {
-    const BLOCKS_HEADER_BYTES: u64 = (HEADER_BYTES + BLOCKS_PREFIX_BYTES) as u64;
     let ended = fetch_through(test, content, vec![vec![Fault::none()]]).await;
-    let frame = BLOCKS_HEADER_BYTES + SPAN as u64;
+    let header = BLOCKS_HEADER_BYTES as u64;
+    let frame = header + SPAN as u64;
     let first = ended[0].0.traffic().to_client - 3 * frame;
-    let headers = (0..3).flat_map(|span| first + span * frame..first + span * frame + BLOCKS_HEADER_BYTES);
+    let headers = (0..3).flat_map(|span| first + span * frame..first + span * frame + header);
     (0..first).chain(headers).collect()
 }
 

@@ -8,9 +8,9 @@ const START: usize = PAGE_BYTES / 2;
 
 /// Bytes into which large pieces of files and sockets are read.
 ///
-/// They begin in the middle of a page. glibc has large allocations begin 16 bytes behind a page's beginning, and there
-/// the kernel's `rep movsb` out of page-aligned data takes three to four times as long on AMD's Zen 3
-/// (<https://xuanwo.io/2023/04-rust-std-fs-slower-than-python/>).
+/// They begin in the middle of a page. glibc has large allocations begin 16 bytes behind a page's beginning,
+/// and there the kernel's `rep movsb` out of page-aligned data takes three to four times as long on AMD's
+/// Zen 3 (<https://xuanwo.io/2023/04-rust-std-fs-slower-than-python/>).
 #[derive(Debug, Default)]
 pub struct IoBuffer {
     memory: Vec<u8>,
@@ -40,6 +40,12 @@ impl IoBuffer {
             *self = grown;
         }
         self.len = len;
+    }
+
+    /// Its first bytes, to be written over: so many, and it grows if it has fewer.
+    pub fn first(&mut self, len: usize) -> &mut [u8] {
+        self.grow(len);
+        &mut self[..len]
     }
 }
 
@@ -75,6 +81,8 @@ mod tests {
             buffer.fill(len as u8 | 1);
             buffer.grow(len - 1);
             assert_eq!(buffer.len(), len, "it never shrinks");
+            assert_eq!(buffer.first(len - 1).len(), len - 1);
+            assert_eq!(buffer.first(len).len(), len);
         }
     }
 }

@@ -308,12 +308,11 @@ impl PartFile {
                 if stop.load(Ordering::Relaxed) {
                     return Err(io::ErrorKind::Interrupted.into());
                 }
-                let len = geometry.len_bytes(*span);
-                data.grow(len);
-                if older.read_exact_at(&mut data[..len], geometry.offset(*span)).is_err() {
+                let data = data.first(geometry.len_bytes(*span));
+                if older.read_exact_at(data, geometry.offset(*span)).is_err() {
                     break;
                 }
-                self.store(*span, &data[..len])?;
+                self.store(*span, data)?;
             }
             Ok(())
         };

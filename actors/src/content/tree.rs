@@ -283,8 +283,7 @@ fn hash_span(
             return Err(io::ErrorKind::Interrupted.into());
         }
         let len = left.min(PIECE_BYTES);
-        piece.grow(len);
-        let piece = &mut piece[..len];
+        let piece = piece.first(len);
         file.read_exact_at(piece, offset)?;
         hasher.update(piece);
         count(len as u64);

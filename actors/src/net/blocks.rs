@@ -21,7 +21,9 @@ use super::link::{LinkError, write_all};
 use crate::base::BLOCK_LEN_BYTES;
 use crate::base::limits::{REQUEST_TIMEOUT, WRITE_STALL_TIMEOUT};
 use crate::wire::codec;
-use crate::wire::frame::{BLOCKS_PREFIX_BYTES, FrameHeader, FrameLimits, HEADER_BYTES, blocks_header};
+use crate::wire::frame::{
+    BLOCKS_HEADER_BYTES, BLOCKS_PREFIX_BYTES, FrameHeader, FrameLimits, HEADER_BYTES, blocks_header,
+};
 
 /// What is read ahead of what is asked for, with one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,15 +39,12 @@ pub enum ReadAhead {
 impl ReadAhead {
     fn bytes(self) -> usize {
         match self {
-            ReadAhead::Front => FRONT_BYTES,
+            ReadAhead::Front => BLOCKS_HEADER_BYTES,
             ReadAhead::Messages => 16 << 10,
             ReadAhead::SmallFiles => 256 << 10,
         }
     }
 }
-
-/// Bytes in front of the data of a BLOCKS frame.
-const FRONT_BYTES: usize = HEADER_BYTES + BLOCKS_PREFIX_BYTES;
 
 /// The reading side: headers and messages through a small buffer, blocks past it.
 pub struct FrameReader<R> {
@@ -84,16 +83,17 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(header) = self.buffered_header(limits)? {
                 return Ok(header);
             }
-            if self.read_ahead(self.read_ahead).await? == 0 {
+            if self.fill().await? == 0 {
                 return Err(if self.buffer.is_empty() { LinkError::Closed } else { LinkError::Cut });
             }
         }
     }
 
     /// Reads what has come, once something has; how many bytes. Cancel safe.
-    async fn read_ahead(&mut self, most: ReadAhead) -> io::Result<usize> {
-        self.buffer.reserve(most.bytes());
-        self.stream.read_buf(&mut (&mut self.buffer).limit(most.bytes())).await
+    async fn fill(&mut self) -> io::Result<usize> {
+        let most = self.read_ahead.bytes();
+        self.buffer.reserve(most);
+        self.stream.read_buf(&mut (&mut self.buffer).limit(most)).await
     }
 
     /// The next frame's header if it was read already.
@@ -202,13 +202,13 @@ impl FrameReader<TcpStream> {
     /// # Errors
     /// The end of the connection.
     pub async fn take_arrived(&mut self, data_len: usize) -> Result<bool, LinkError> {
-        let frame = FRONT_BYTES + data_len;
+        let frame = BLOCKS_HEADER_BYTES + data_len;
         let missing = frame.saturating_sub(self.buffer.len());
         if missing > 0 && (ioctl_fionread(&self.stream).map_err(io::Error::from)? as usize) < missing {
             return Ok(false);
         }
         while self.buffer.len() < HEADER_BYTES {
-            if self.read_ahead(self.read_ahead).await? == 0 {
+            if self.fill().await? == 0 {
                 return Err(LinkError::Cut);
             }
         }
@@ -399,7 +399,7 @@ mod tests {
         drop(server);
         let mut received = Vec::new();
         client.unwrap().read_to_end(&mut received).await.unwrap();
-        assert_eq!(received.len(), HEADER_BYTES + BLOCKS_PREFIX_BYTES + 10_000 - 4096);
+        assert_eq!(received.len(), BLOCKS_HEADER_BYTES + 10_000 - 4096);
     }
 
     #[tokio::test(start_paused = true)]

@@ -662,10 +662,9 @@ impl Handler<Copy> for Assembler {
             let part = PartFile::open(&to.folder, &to.name, &proof)?;
             let mut data = IoBuffer::default();
             for span in proof.geometry().all_spans() {
-                let len = proof.geometry().len_bytes(span);
-                data.grow(len);
-                file.read_exact_at(&mut data[..len], proof.geometry().offset(span)).map_err(reading)?;
-                part.store(span, &data[..len]).map_err(|error| to.trouble(error))?;
+                let data = data.first(proof.geometry().len_bytes(span));
+                file.read_exact_at(data, proof.geometry().offset(span)).map_err(reading)?;
+                part.store(span, data).map_err(|error| to.trouble(error))?;
             }
             Ok(part.finish(to.overwrite)?)
         }))

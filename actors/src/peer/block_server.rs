@@ -344,10 +344,10 @@ mod tests {
     use crate::peer::library::OpenError;
     use crate::peer::shelf::Served;
     use crate::peer::threads::DataThreads;
-    use crate::wire::frame::BLOCKS_PREFIX_BYTES;
+    use crate::wire::frame::BLOCKS_HEADER_BYTES;
     use crate::wire::peer::ToHolder;
     use crate::wire::tracker::Holder;
-    use crate::wire::{HEADER_BYTES, Hello, encode};
+    use crate::wire::{Hello, encode};
 
     /// Has every content, of one byte, and tells how many it is asked for at once.
     struct Files(mpsc::Sender<usize>);
@@ -428,7 +428,7 @@ mod tests {
             }
             assert_eq!(answered, gets, "each is read once");
             assert_eq!(largest, MAX_SMALL_READ_FILES);
-            let mut answers = vec![0; gets * (HEADER_BYTES + BLOCKS_PREFIX_BYTES + 1)];
+            let mut answers = vec![0; gets * (BLOCKS_HEADER_BYTES + 1)];
             getter.read_exact(&mut answers).await.unwrap();
             drop(getter);
             server.send(StopServing).await.unwrap();

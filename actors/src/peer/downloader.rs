@@ -620,11 +620,11 @@ impl Downloader {
         let places: Vec<_> = files.iter().map(|(name, _)| tree.place_of(name)).collect();
         let mut new = Vec::new();
         for (((name, _), candidates), place) in files.into_iter().zip(found).zip(places) {
-            let what = What::from(name.clone());
             // The folder is listed anew, and meanwhile this one is tried by itself.
-            if self.patience.contains_key(&what.to_string()) {
+            if self.patience.contains_key(name.as_str()) {
                 continue;
             }
+            let what = What::from(name.clone());
             let Some((folder, place)) = place else {
                 let why = "a folder cannot be written to a stream".into();
                 let error = JobError::Disk { path: name.as_str().into(), kind: ErrorKind::InvalidInput, why };
@@ -632,7 +632,8 @@ impl Downloader {
                 continue;
             };
             let is_full = self.patience.len() >= MAX_TREE_FILES
-                || self.places.is_full_for(&self.place(Arc::clone(&folder), place.clone()));
+                || (self.places.is_full()
+                    && !self.places.has(&self.place(Arc::clone(&folder), place.clone())));
             if is_full {
                 if let Some(tree) = self.trees.get_mut(&number) {
                     tree.cut_off();

@@ -57,14 +57,16 @@ impl Places {
         Ok(())
     }
 
-    /// Whether there is no room for this one: there are as many as a job takes, [`MAX_TREE_FILES`], and it is
-    /// none of them.
-    pub(super) fn is_full_for(&self, place: &Place) -> bool {
-        let has = |taken: &Taken| {
-            let path = place.path();
-            taken.path == path || taken.variants.contains(&path)
-        };
-        self.paths >= self.most && !self.taken.get(&place.clash_key()).is_some_and(has)
+    /// Whether there are as many as a job takes: [`MAX_TREE_FILES`].
+    pub(super) fn is_full(&self) -> bool {
+        self.paths >= self.most
+    }
+
+    /// Whether this one is among them.
+    pub(super) fn has(&self, place: &Place) -> bool {
+        let path = place.path();
+        let taken = self.taken.get(&place.clash_key());
+        taken.is_some_and(|taken| taken.path == path || taken.variants.contains(&path))
     }
 }
 
@@ -87,7 +89,7 @@ mod tests {
         let mut places = Places { most: 4, ..Places::new() };
         let mut take = |name: &str, id, is_alive: bool| {
             let place = place(&folder, name);
-            let is_full = places.is_full_for(&place);
+            let is_full = places.is_full() && !places.has(&place);
             (!is_full).then(|| places.take(&place, id, name, |_| is_alive).is_ok())
         };
         // A folder is listed, fails, and is listed again.

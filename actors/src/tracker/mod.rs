@@ -80,8 +80,7 @@ impl TrackerLimits {
     /// Makes room for as many connections, if there is less: each registered peer has one.
     pub fn allow_connections(&mut self, connections: usize) {
         if connections > self.connections {
-            self.connections = connections;
-            self.connections_per_address = connections / 4 * 3;
+            self.take_connections(connections);
         }
     }
 
@@ -91,9 +90,14 @@ impl TrackerLimits {
         let descriptors = descriptors.map_or(usize::MAX, |all| usize::try_from(all).unwrap_or(usize::MAX));
         let room = descriptors.saturating_sub(OWN_DESCRIPTORS.max(descriptors / 16)).max(1);
         if room < self.connections {
-            self.connections = room;
-            self.connections_per_address = (room / 4 * 3).max(1);
+            self.take_connections(room);
         }
+    }
+
+    /// Takes so many connections, three in four of them from one address.
+    fn take_connections(&mut self, connections: usize) {
+        self.connections = connections;
+        self.connections_per_address = (connections / 4 * 3).max(1);
     }
 }
 

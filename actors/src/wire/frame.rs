@@ -7,6 +7,8 @@ use crate::base::plain_text;
 pub const HEADER_BYTES: usize = 5;
 /// Bytes in front of the data of a BLOCKS frame: `u64` index of the first block.
 pub const BLOCKS_PREFIX_BYTES: usize = 8;
+/// Bytes in front of the data of a BLOCKS frame: its header and the index.
+pub const BLOCKS_HEADER_BYTES: usize = HEADER_BYTES + BLOCKS_PREFIX_BYTES;
 /// Kind of a control message.
 const KIND_CONTROL: u8 = 0;
 /// Kind of a run of blocks.
@@ -85,8 +87,8 @@ impl FrameHeader {
 }
 
 /// The header of a BLOCKS frame and the index behind it: what stands in front of the data.
-pub fn blocks_header(first_block: u64, data_len: usize) -> [u8; HEADER_BYTES + BLOCKS_PREFIX_BYTES] {
-    let mut bytes = [0; HEADER_BYTES + BLOCKS_PREFIX_BYTES];
+pub fn blocks_header(first_block: u64, data_len: usize) -> [u8; BLOCKS_HEADER_BYTES] {
+    let mut bytes = [0; BLOCKS_HEADER_BYTES];
     let (header, index) = bytes.split_at_mut(HEADER_BYTES);
     header.copy_from_slice(&FrameHeader::Blocks { data_len }.to_bytes());
     index.copy_from_slice(&first_block.to_be_bytes());
