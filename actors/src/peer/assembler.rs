@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 
+use crate::base::limits::{MAX_DOWNLOAD_CONNECTIONS, MAX_HANDED_OVER};
 use crate::base::{FileId, FileName, Geometry, IoBuffer, SpanIndex, SpanSet};
 use crate::content::clash_key;
 use crate::content::folder::{Folder, Stamp};
@@ -29,8 +30,9 @@ use crate::content::tree::{Proof, hash_file};
 use crate::peer::events::JobError;
 use crate::plan::FileIndex;
 
-/// Messages that may wait without being sent again later: one per source, and as many from the job.
-const MAILBOX: usize = 64;
+/// Messages that may wait without being sent again later: what sources may have on its way, and one more
+/// for each from the job.
+const MAILBOX: usize = MAX_DOWNLOAD_CONNECTIONS * (MAX_HANDED_OVER + 1);
 
 /// A place for a file.
 #[derive(Clone, Debug)]
@@ -116,13 +118,12 @@ enum Assembly {
     Ordered(Ordered),
 }
 
-/// A part file, and who writes into it.
+/// A part file.
 struct Part {
+    /// Who writes into it has it too: a finished file must not be written to, not even with its own content, for
+    /// that changes its stamp.
     file: Arc<PartFile>,
     overwrite: bool,
-    /// Messages whose spans are being written: a finished file must not be written to, not even
-    /// with its own content, for that changes its stamp.
-    storing: usize,
     finishing: Option<oneshot::Sender<Result<Stamp, JobError>>>,
 }
 
@@ -350,7 +351,7 @@ impl Handler<Begin> for Assembler {
         Box::pin(begun.into_actor(self).map(move |begun, assembler, _| {
             let file_begun = Arc::new(begun?);
             let begun = Begun { had: file_begun.share().had(), part: Some(file_begun.share()) };
-            let part = Part { file: file_begun, overwrite, storing: 0, finishing: None };
+            let part = Part { file: file_begun, overwrite, finishing: None };
             assembler.files.insert(file, Assembly::Part(part));
             Ok(begun)
         }))
@@ -505,10 +506,7 @@ impl Handler<SpansArrived> for Assembler {
         let sinks: Vec<Sink> = parts
             .iter()
             .map(|(file, ..)| match self.files.get_mut(file) {
-                Some(Assembly::Part(part)) if part.finishing.is_none() => {
-                    part.storing += 1;
-                    Sink::Part(Arc::clone(&part.file))
-                }
+                Some(Assembly::Part(part)) if part.finishing.is_none() => Sink::Part(Arc::clone(&part.file)),
                 Some(Assembly::Whole { place, proof, is_one_of_many, is_storing }) if !*is_storing => {
                     *is_storing = true;
                     let sink = if *is_one_of_many { Sink::OneOfMany } else { Sink::Whole };
@@ -542,10 +540,7 @@ impl Handler<SpansArrived> for Assembler {
                     }
                 }
                 match assembler.files.get_mut(&file) {
-                    Some(Assembly::Part(part)) if !matches!(outcome, Outcome::NotWanted) => {
-                        part.storing -= 1;
-                        assembler.finish_when_quiet(file, ctx);
-                    }
+                    Some(Assembly::Part(_)) => assembler.finish_when_quiet(file, ctx),
                     Some(Assembly::Whole { .. }) if matches!(outcome, Outcome::Finished(_)) => {
                         assembler.files.remove(&file);
                     }
@@ -719,7 +714,7 @@ impl Assembler {
     /// Finishes a part file that is to be finished, once nobody writes into it.
     fn finish_when_quiet(&mut self, file: FileIndex, ctx: &mut Context<Self>) {
         let Some(Assembly::Part(part)) = self.files.get_mut(&file) else { return };
-        if part.storing > 0 {
+        if Arc::strong_count(&part.file) > 1 {
             return;
         }
         let Some(finishing) = part.finishing.take() else { return };

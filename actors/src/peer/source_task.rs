@@ -1,7 +1,7 @@
 //! The task that owns the socket of a source: writes requests, reads answers, hands spans over.
 //!
-//! Answers come in the order asked, so a queue of what is expected tells what each frame is. One
-//! handed-over buffer may be on its way while the next is read: two buffers per source, no more.
+//! Answers come in the order asked, so a queue of what is expected tells what each frame is. Some
+//! handed-over buffers may be on their way while the next is read, no more than [`MAX_HANDED_OVER`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::limits::{BATCH_BYTES, MAX_ANSWER_HOLDERS, MAX_SPANS, SOURCE_DEAD_TIMEOUT};
+use crate::base::limits::{BATCH_BYTES, MAX_ANSWER_HOLDERS, MAX_HANDED_OVER, MAX_SPANS, SOURCE_DEAD_TIMEOUT};
 use crate::base::{FileId, Geometry, IoBuffer, SpanIndex, SpanSet};
 use crate::content::tree::SpanHash;
 use crate::net::blocks::{FrameReader, ReadAhead, send_messages};
@@ -46,16 +46,18 @@ enum Expected {
     Blocks { file: FileIndex, id: FileId, geometry: Geometry, next: u32, end: u32, is_fresh: bool },
 }
 
-/// A hand-over that is on its way.
-type HandingOver = Pin<Box<dyn Future<Output = Option<Verdict>>>>;
+/// A hand-over that is on its way. When it is done, what became of the spans was told, and this is the buffer;
+/// nothing, if the job is ending.
+type HandingOver = Pin<Box<dyn Future<Output = Option<IoBuffer>>>>;
 
 struct Talk {
     reader: FrameReader<TcpStream>,
     expected: VecDeque<Expected>,
     handoff: Handoff,
     connection: Recipient<TaskFact>,
-    handing_over: Option<HandingOver>,
-    /// The buffers that are not on their way: two in all.
+    /// The oldest first.
+    handing_over: VecDeque<HandingOver>,
+    /// The buffers that are not on their way: one more in all than may be.
     spare: Vec<IoBuffer>,
     /// Since when the other side owes us something and has sent nothing.
     waiting_since: Instant,
@@ -140,8 +142,8 @@ impl SourceTask {
             expected: VecDeque::new(),
             handoff: self.config.handoff.clone(),
             connection: self.connection.clone(),
-            handing_over: None,
-            spare: vec![IoBuffer::default(), IoBuffer::default()],
+            handing_over: VecDeque::new(),
+            spare: (0..=MAX_HANDED_OVER).map(|_| IoBuffer::default()).collect(),
             waiting_since: Instant::now(),
             scratch: Vec::new(),
         };
@@ -209,7 +211,7 @@ impl Talk {
         let deadline = self.waiting_since + SOURCE_DEAD_TIMEOUT;
         tokio::select! {
             biased;
-            verdict = settled(&mut self.handing_over) => return Ok(self.take_back(verdict).await),
+            buffer = handed_over(&mut self.handing_over) => return Ok(self.take_back(buffer)),
             order = orders.recv() => {
                 let Some(order) = order else { return Ok(Some(Ending::NotNeeded)) };
                 self.follow(order, orders).await?;
@@ -358,7 +360,7 @@ impl Talk {
     /// Reads the span that is due, and those behind it that have come with it, and hands them over:
     /// who is behind catches up in larger steps.
     async fn take_blocks(&mut self, data_len: usize) -> Result<Option<Ending>, LinkError> {
-        // At most one buffer is on its way, so the other one is here.
+        // Of those on their way there is one less than there are in all.
         let mut buffer = self.spare.pop().unwrap_or_default();
         let mut filled = 0;
         let mut parts = Vec::new();
@@ -383,10 +385,14 @@ impl Talk {
                 break;
             }
         }
-        if let Some(ending) = self.flush().await {
-            return Ok(Some(ending));
+        while self.handing_over.len() >= max_handed_over(buffer.len()) {
+            let buffer = handed_over(&mut self.handing_over).await;
+            if let Some(ending) = self.take_back(buffer) {
+                return Ok(Some(ending));
+            }
         }
-        self.handing_over = Some(Box::pin(self.handoff.hand_over(SpansArrived { parts, buffer })));
+        let verdict = self.handoff.hand_over(SpansArrived { parts, buffer });
+        self.handing_over.push_back(Box::pin(hand_over(verdict, self.connection.clone())));
         Ok(None)
     }
 
@@ -397,9 +403,7 @@ impl Talk {
         loop {
             tokio::select! {
                 biased;
-                Some(verdict) = settled(&mut self.handing_over) => {
-                    pass_on(verdict, &mut self.spare, &self.connection).await;
-                }
+                Some(buffer) = handed_over(&mut self.handing_over) => keep(&mut self.spare, buffer),
                 first = &mut reading => return first,
             }
         }
@@ -424,35 +428,60 @@ impl Talk {
         }
     }
 
-    /// Waits for the hand-over that is on its way, if there is one.
+    /// Waits for what is on its way.
     async fn flush(&mut self) -> Option<Ending> {
-        self.handing_over.as_ref()?;
-        let verdict = settled(&mut self.handing_over).await;
-        self.take_back(verdict).await
+        let mut ending = None;
+        while !self.handing_over.is_empty() {
+            let buffer = handed_over(&mut self.handing_over).await;
+            ending = ending.or(self.take_back(buffer));
+        }
+        ending
     }
 
-    /// Passes on what became of spans, and takes the buffer back.
-    async fn take_back(&mut self, verdict: Option<Verdict>) -> Option<Ending> {
-        // The assembler has gone: so will the job.
-        let Some(verdict) = verdict else { return Some(Ending::NotNeeded) };
-        pass_on(verdict, &mut self.spare, &self.connection).await;
+    /// Takes the buffer of a hand-over back.
+    fn take_back(&mut self, buffer: Option<IoBuffer>) -> Option<Ending> {
+        match buffer {
+            Some(buffer) => keep(&mut self.spare, buffer),
+            // The assembler has gone: so will the job.
+            None => return Some(Ending::NotNeeded),
+        }
         None
     }
 }
 
-async fn pass_on(verdict: Verdict, spare: &mut Vec<IoBuffer>, connection: &Recipient<TaskFact>) {
-    spare.push(verdict.buffer);
-    // If the actor has gone, this task is about to be dropped.
-    let _ = connection.send(TaskFact(SourceFact::Settled(verdict.outcomes))).await;
+/// Bytes of the buffers of a source, unless its spans are so long that two are longer.
+const BUFFERS_BYTES: usize = (MAX_HANDED_OVER + 1) * BATCH_BYTES;
+
+/// How many buffers of this length may be on their way, so that there is memory for one more.
+fn max_handed_over(buffer_len: usize) -> usize {
+    let buffers = BUFFERS_BYTES / buffer_len.max(BATCH_BYTES);
+    buffers.saturating_sub(1).max(1)
 }
 
-/// Resolves when the hand-over is done; never, if there is none.
-async fn settled(handing_over: &mut Option<HandingOver>) -> Option<Verdict> {
-    match handing_over {
+fn keep(spare: &mut Vec<IoBuffer>, buffer: IoBuffer) {
+    // The spans of a huge file are so long that a job's sources must not each keep buffers for them.
+    spare.push(if buffer.len() <= BUFFERS_BYTES { buffer } else { IoBuffer::default() });
+}
+
+/// Tells what became of spans, and gives their buffer back. One future for both, which outlives a step that is
+/// given up: a message whose answer nobody awaits any more is not handled, and what was stored would be unknown.
+async fn hand_over(
+    verdict: impl Future<Output = Option<Verdict>>,
+    connection: Recipient<TaskFact>,
+) -> Option<IoBuffer> {
+    let Verdict { outcomes, buffer } = verdict.await?;
+    // If the actor has gone, this task is about to be dropped.
+    let _ = connection.send(TaskFact(SourceFact::Settled(outcomes))).await;
+    Some(buffer)
+}
+
+/// Resolves when the oldest hand-over is done; never, if there is none.
+async fn handed_over(handing_over: &mut VecDeque<HandingOver>) -> Option<IoBuffer> {
+    match handing_over.front_mut() {
         Some(future) => {
-            let verdict = future.await;
-            *handing_over = None;
-            verdict
+            let buffer = future.await;
+            handing_over.pop_front();
+            buffer
         }
         None => std::future::pending().await,
     }
@@ -460,7 +489,76 @@ async fn settled(handing_over: &mut Option<HandingOver>) -> Option<Verdict> {
 
 #[cfg(test)]
 mod tests {
+    use actix::{Actor, Context, Handler, Message, System};
+
     use super::*;
+    use crate::peer::assembler::Outcome;
+
+    #[test]
+    fn the_buffers_of_a_source_have_their_memory_together_and_two_there_are_at_least() {
+        for (len, most) in [
+            (1, MAX_HANDED_OVER),
+            (BATCH_BYTES, MAX_HANDED_OVER),
+            (BATCH_BYTES + 1, 2),
+            (2 * BATCH_BYTES, 1),
+            (64 * BATCH_BYTES, 1),
+        ] {
+            assert_eq!(max_handed_over(len), most, "{len} bytes");
+        }
+    }
+
+    /// Counts what it is told of spans that were stored.
+    struct Connection(usize);
+
+    impl Actor for Connection {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<TaskFact> for Connection {
+        type Result = ();
+
+        fn handle(&mut self, TaskFact(fact): TaskFact, _: &mut Self::Context) {
+            let SourceFact::Settled(outcomes) = fact else { panic!("{fact:?}") };
+            self.0 += outcomes.len();
+        }
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "usize")]
+    struct HowMany;
+
+    impl Handler<HowMany> for Connection {
+        type Result = usize;
+
+        fn handle(&mut self, _: HowMany, _: &mut Self::Context) -> usize {
+            self.0
+        }
+    }
+
+    #[test]
+    fn what_was_stored_is_told_although_the_step_that_waits_for_it_is_given_up() {
+        System::new().block_on(async {
+            let connection = Connection(0).start();
+            let span = Geometry::new(1).unwrap().last_span();
+            let verdict = || Verdict {
+                outcomes: vec![(FileIndex(0), span, Outcome::Stored)],
+                buffer: IoBuffer::default(),
+            };
+            let on_its_way = |_| -> HandingOver {
+                Box::pin(hand_over(std::future::ready(Some(verdict())), connection.clone().recipient()))
+            };
+            let mut handing_over: VecDeque<_> = (0..2).map(on_its_way).collect();
+            tokio::select! {
+                biased;
+                _ = handed_over(&mut handing_over) => panic!("the answer takes another turn"),
+                () = std::future::ready(()) => {}
+            }
+            while !handing_over.is_empty() {
+                assert!(handed_over(&mut handing_over).await.is_some());
+            }
+            assert_eq!(connection.send(HowMany).await.unwrap(), 2);
+        });
+    }
 
     #[test]
     fn what_we_lack_ourselves_is_told_from_what_the_other_side_refuses() {
