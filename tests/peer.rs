@@ -761,6 +761,48 @@ fn a_patient_job_tries_a_holder_again_that_it_had_given_up_once_it_has_registere
     });
 }
 
+#[test]
+fn two_names_of_one_content_whose_holder_was_away_both_arrive_and_it_is_fetched_once() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), SPAN + 1);
+        let holder = FakeHolder::start(&test, "far", std::slice::from_ref(&content), Behaviour::Honest);
+        // It was there once, so it is dialled as often as the job sees fit.
+        let cut = Fault::to_client(Way::ends(SPAN as u64 / 2, End::Fin));
+        let script = [vec![cut], vec![Fault::refuse(); 2], vec![Fault::none(); 100]].concat();
+        let proxy = FaultProxy::start(&test, holder.address(), script);
+        let listed = candidate(&content, &["x", "y"], vec![holder.listed_at(proxy.address())]);
+        let tracker =
+            FakeTracker::start(&test, Script { candidates: vec![listed.clone()], ..Script::default() });
+        let peer = RealPeer::start(&test, tracker.address(), "p1", |_| {}).await;
+        let (events, mut watched) = Watched::start(&test);
+        let job = peer.peer.fetch(vec![what("x"), what("y")], false, events);
+        for name in ["x", "y"] {
+            let has_failed =
+                |event: &JobEvent| matches!(event, JobEvent::Failed { what, .. } if what == name);
+            watched.until("a failure", has_failed).await;
+        }
+        // It registers again.
+        tracker.change(|script| script.candidates.clear());
+        for _ in ["x", "y"] {
+            let nobody =
+                |event: &JobEvent| matches!(event, JobEvent::Failed { error: JobError::NobodyHasIt, .. });
+            watched.until("that nobody has it", nobody).await;
+        }
+        tracker.change(|script| script.candidates.push(listed));
+        let mut fetched = 0;
+        for _ in ["x", "y"] {
+            let done = watched.until("a file", |event| matches!(event, JobEvent::Done(_))).await;
+            let JobEvent::Done(done) = done else { unreachable!("it is one") };
+            fetched += done.fetched_bytes;
+        }
+        test.wait_for("the job", job.wait()).await;
+        assert_eq!(fetched, content.size());
+        assert!(["x", "y"].iter().all(|name| content.stands_at(&peer.files.join(name))));
+        drop((job, watched));
+        peer.stop().await;
+    });
+}
+
 // ---- how a peer ends ----
 
 #[test]

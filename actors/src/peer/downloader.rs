@@ -139,10 +139,18 @@ impl AskedPeers {
     }
 }
 
+/// A want that no tracker has answered yet.
+struct OpenWant {
+    what: What,
+    to: Destination,
+    /// The last attempt at it.
+    failed: Option<JobFile>,
+}
+
 /// The actor.
 pub struct Downloader {
     us: PeerId,
-    wants: Vec<Option<(What, Destination)>>,
+    wants: Vec<Option<OpenWant>>,
     overwrite: bool,
     is_patient: bool,
     /// How long to wait with what failed, each by itself.
@@ -163,7 +171,9 @@ pub struct Downloader {
     started: Instant,
     plan: JobPlan,
     holders: Holders,
-    files: Vec<JobFile>,
+    /// Without those that have failed: another attempt at one is another file, so that nothing late meets it.
+    files: BTreeMap<FileIndex, JobFile>,
+    next_file: u32,
     by_id: BTreeMap<FileId, FileIndex>,
     places: Places,
     /// Files whose turn has not come.
@@ -199,7 +209,8 @@ pub struct Downloader {
 impl Downloader {
     /// Starts the job.
     pub fn start(config: DownloaderConfig) -> Addr<Downloader> {
-        let wants: Vec<_> = config.wants.into_iter().map(|want| Some((want.what, want.to))).collect();
+        let open = |Want { what, to }| Some(OpenWant { what, to, failed: None });
+        let wants: Vec<_> = config.wants.into_iter().map(open).collect();
         Downloader {
             us: config.us.clone(),
             unresolved: wants.len(),
@@ -228,7 +239,8 @@ impl Downloader {
             started: Instant::now(),
             plan: JobPlan::new(config.seed),
             holders: Holders::new(config.us, config.listens_on),
-            files: Vec::new(),
+            files: BTreeMap::new(),
+            next_file: 0,
             by_id: BTreeMap::new(),
             places: Places::new(),
             queue: VecDeque::new(),
@@ -247,16 +259,13 @@ impl Downloader {
         .start()
     }
 
-    fn file(&mut self, file: FileIndex) -> &mut JobFile {
-        &mut self.files[file.0 as usize]
-    }
-
-    fn indexes(&self) -> impl Iterator<Item = FileIndex> + use<> {
-        (0..self.files.len() as u32).map(FileIndex)
+    /// A file that is in this stage (still).
+    fn file_in(&mut self, stage: Stage, index: FileIndex) -> Option<&mut JobFile> {
+        self.files.get_mut(&index).filter(|file| file.stage == stage)
     }
 
     fn set_stage(&mut self, index: FileIndex, stage: Stage) {
-        let file = &mut self.files[index.0 as usize];
+        let Some(file) = self.files.get_mut(&index) else { return };
         self.open_files -= usize::from(file.stage != Stage::Over && stage == Stage::Over);
         file.stage = stage;
         if stage == Stage::Fetching {
@@ -273,6 +282,11 @@ impl Downloader {
 
     fn fetching(&self) -> Vec<FileIndex> {
         self.fetching.iter().copied().collect()
+    }
+
+    /// The files in the stage of that name.
+    fn fetched(&self) -> impl Iterator<Item = &JobFile> {
+        self.fetching.iter().filter_map(|index| self.files.get(index))
     }
 
     /// Asks the assembler, and takes its answer as one step of this actor.
@@ -304,12 +318,10 @@ impl Downloader {
         ctx: &mut Context<Self>,
     ) {
         // A job that was cancelled has given up its wants.
-        let Some((what, to)) = self.wants[want].take() else { return };
+        let Some(OpenWant { what, to, failed }) = self.wants[want].take() else { return };
         self.unresolved -= 1;
-        if let Ok(candidates) = &answer {
-            for file in self.files.iter().filter(|file| file.has_failed && file.what == what) {
-                file.note_unlisted(candidates, &mut self.holders);
-            }
+        if let (Ok(candidates), Some(failed)) = (&answer, failed) {
+            failed.note_unlisted(candidates, &mut self.holders);
         }
         match choose(answer) {
             Ok(candidates) => {
@@ -319,17 +331,17 @@ impl Downloader {
                     self.prepare(file, ctx);
                 }
             }
-            Err(error) => self.fail_want(what, to, error, ctx),
+            Err(error) => self.fail_want(OpenWant { what, to, failed: None }, error, ctx),
         }
         self.end_if_over(ctx);
     }
 
     /// Asks the tracker for a want.
     fn ask_for(&mut self, want: usize, ctx: &mut Context<Self>) {
-        if self.wants[want].as_ref().is_some_and(|(what, _)| what.tree().is_some()) {
+        if self.wants[want].as_ref().is_some_and(|want| want.what.tree().is_some()) {
             return self.begin_tree(want, ctx);
         }
-        let Some((what, _)) = &self.wants[want] else { return };
+        let Some(OpenWant { what, .. }) = &self.wants[want] else { return };
         let answer = self.tracker.send(WhoHas { what: what.clone() }).into_actor(self);
         ctx.spawn(answer.map(move |answer, job, ctx| {
             // Who asks the trackers has gone: so will we.
@@ -338,9 +350,9 @@ impl Downloader {
     }
 
     /// Says that a want cannot be had; a patient job tries it again later.
-    fn fail_want(&mut self, what: What, to: Destination, error: JobError, ctx: &mut Context<Self>) {
+    fn fail_want(&mut self, failed: OpenWant, error: JobError, ctx: &mut Context<Self>) {
         let is_final = !self.is_patient || !error.may_pass();
-        let name = what.to_string();
+        let name = failed.what.to_string();
         self.events.do_send(JobEvent::Failed { what: name.clone(), error });
         if is_final {
             self.patience.remove(&name);
@@ -350,7 +362,7 @@ impl Downloader {
             self.wants.push(None);
             self.wants.len() - 1
         });
-        self.wants[want] = Some((what, to));
+        self.wants[want] = Some(failed);
         self.unresolved += 1;
         let patience =
             self.patience.entry(name).or_insert_with(|| Backoff::new(PATIENCE_FIRST, PATIENCE_LONGEST));
@@ -384,16 +396,12 @@ impl Downloader {
         };
         let holders = candidates.iter().map(|candidate| candidate.holder_count).sum();
         self.events.do_send(JobEvent::Found { name: name.clone(), id: first.id, size: first.size, holders });
-        let mut known = self.by_id.get(&first.id).copied();
-        if let Some(failed) = known.map(|known| self.file(known)).filter(|known| known.has_failed) {
-            // This is another attempt at it. A patient job makes very many.
-            failed.forget_holders();
-            known = None;
-        }
+        let known = self.by_id.get(&first.id).copied();
+        let has_place =
+            |known: &FileIndex| self.files.get(known).is_some_and(|known| known.place().is_some());
+        let known = known.filter(has_place);
         if let Target::Place(place) = &target {
-            let is_alive = |id: &FileId| {
-                self.by_id.get(id).is_some_and(|known| !self.files[known.0 as usize].has_failed)
-            };
+            let is_alive = |id: &FileId| self.by_id.contains_key(id);
             let name = what.to_string();
             if let Err(error) = self.places.take(place, first.id, &name, is_alive) {
                 self.patience.remove(&name);
@@ -402,7 +410,7 @@ impl Downloader {
             }
         }
         let target = match (known, target) {
-            (Some(known), Target::Place(place)) if self.file(known).place().is_some() => {
+            (Some(known), Target::Place(place)) => {
                 self.take_up_again(known, what, name, place, ctx);
                 return None;
             }
@@ -418,15 +426,16 @@ impl Downloader {
             // Nobody but us: the size is all there is to learn.
             file.believe(first.size);
         }
-        let index = FileIndex(self.files.len() as u32);
+        let index = FileIndex(self.next_file);
+        self.next_file += 1;
         self.by_id.insert(file.id, index);
-        self.files.push(file);
+        self.files.insert(index, file);
         self.open_files += 1;
         Some(index)
     }
 
     fn prepare(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
-        let file = self.file(index);
+        let Some(file) = self.files.get(&index) else { return };
         match file.place().cloned() {
             Some(place) => {
                 let prepare = Prepare { place, id: file.id, size: file.size() };
@@ -449,7 +458,7 @@ impl Downloader {
         place: Place,
         ctx: &mut Context<Self>,
     ) {
-        let file = self.file(index);
+        let Some(file) = self.files.get_mut(&index) else { return };
         let path = place.path();
         if file.place().is_some_and(|own| own.path() == path) || !file.also_at.insert(path) {
             log::info!("{what} was asked for twice");
@@ -466,9 +475,7 @@ impl Downloader {
 
     fn prepared(&mut self, index: FileIndex, prepared: Result<Prepared, JobError>, ctx: &mut Context<Self>) {
         // The job may have been cancelled meanwhile.
-        if self.file(index).stage != Stage::Preparing {
-            return;
-        }
+        let Some(file) = self.file_in(Stage::Preparing, index) else { return };
         match prepared {
             Ok(Prepared::Free { moved }) => {
                 if let Some(folder) = moved {
@@ -479,7 +486,6 @@ impl Downloader {
                 self.advance_queue(ctx);
             }
             Ok(Prepared::Same(stamp)) => {
-                let file = self.file(index);
                 file.kept_bytes = file.size();
                 self.done(index, Some(stamp), ctx);
             }
@@ -489,23 +495,26 @@ impl Downloader {
 
     /// Another folder stands where the file goes: what was begun in the former one is left there.
     fn move_to(&mut self, index: FileIndex, folder: Arc<Folder>) {
-        let file = &mut self.files[index.0 as usize];
+        let Some(file) = self.files.get_mut(&index) else { return };
         if let Target::Place(place) = &mut file.target {
             place.folder = folder;
         }
         self.shelf.do_send(Lend::Ended { id: file.id });
-        if let Some(assembler) = &self.assembler {
-            assembler.do_send(Forget { file: index });
-        }
+        self.forget(index);
     }
 
     /// Fetches the files that wait, as many large ones at a time as there may be.
     fn advance_queue(&mut self, ctx: &mut Context<Self>) {
         while let Some(index) = self.queue.front().copied() {
-            if self.file(index).is_large() && self.large.len() >= MAX_LARGE_FILES {
+            // One of them may have been given up meanwhile.
+            let is_large = self.file_in(Stage::Queued, index).map(|file| file.is_large());
+            if is_large == Some(true) && self.large.len() >= MAX_LARGE_FILES {
                 break;
             }
             self.queue.pop_front();
+            if is_large.is_none() {
+                continue;
+            }
             self.set_stage(index, Stage::Fetching);
             self.want_connections(ctx);
             self.engage(index, ctx);
@@ -516,7 +525,7 @@ impl Downloader {
     // ---- from a folder to its files ----
 
     fn begin_tree(&mut self, want: usize, ctx: &mut Context<Self>) {
-        let Some((what, to)) = self.wants[want].take() else { return };
+        let Some(OpenWant { what, to, .. }) = self.wants[want].take() else { return };
         self.trees.insert(self.next_tree, Tree::new(what, to));
         self.next_tree += 1;
         self.advance_trees(ctx);
@@ -559,7 +568,7 @@ impl Downloader {
             self.unresolved -= 1;
             match tree.failure() {
                 None => drop(self.patience.remove(&tree.what.to_string())),
-                Some(failure) => self.fail_want(tree.what, tree.to, failure, ctx),
+                Some(failure) => self.fail_want(tree.into(), failure, ctx),
             }
         }
     }
@@ -583,7 +592,7 @@ impl Downloader {
     fn fail_tree(&mut self, number: u64, failure: TrackerFailure, ctx: &mut Context<Self>) {
         if let Some(tree) = self.trees.remove(&number) {
             self.unresolved -= 1;
-            self.fail_want(tree.what, tree.to, failure.into(), ctx);
+            self.fail_want(tree.into(), failure.into(), ctx);
         }
     }
 
@@ -643,7 +652,7 @@ impl Downloader {
             let to = Destination::File { folder, name: place };
             match choose(Ok(candidates)) {
                 Ok(candidates) => new.extend(self.take_up(what, name, to, &candidates, true, ctx)),
-                Err(error) => self.fail_want(what, to, error, ctx),
+                Err(error) => self.fail_want(OpenWant { what, to, failed: None }, error, ctx),
             }
         }
         self.prepare_each(new, ctx);
@@ -653,7 +662,7 @@ impl Downloader {
     /// [`Downloader::prepare`] for many files that have places.
     fn prepare_each(&mut self, files: Vec<FileIndex>, ctx: &mut Context<Self>) {
         let prepare = |index: &FileIndex| {
-            let file = &self.files[index.0 as usize];
+            let file = self.files.get(index)?;
             Some((*index, Prepare { place: file.place()?.clone(), id: file.id, size: file.size() }))
         };
         let (files, prepare): (Vec<_>, Vec<_>) = files.iter().filter_map(prepare).unzip();
@@ -674,10 +683,9 @@ impl Downloader {
 
     /// Asks for what is missing to fetch a file: its proof first, then what each source has.
     fn engage(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
-        let file = &self.files[index.0 as usize];
-        if file.stage != Stage::Fetching || file.is_beginning {
+        let Some(file) = self.file_in(Stage::Fetching, index).filter(|file| !file.is_beginning) else {
             return;
-        }
+        };
         if !file.is_begun
             && let Some(proof) = file.proof.clone().or_else(|| file.proof_of_single())
         {
@@ -694,7 +702,7 @@ impl Downloader {
         else {
             return;
         };
-        let file = &mut self.files[index.0 as usize];
+        let Some(file) = self.files.get_mut(&index) else { return };
         let Some(is_complete) = file.holder(&source.peer) else { return };
         if file.stage != Stage::Fetching || self.plan.holds(id, index) || file.asked_open.contains(&id) {
             return;
@@ -721,7 +729,7 @@ impl Downloader {
 
     /// The proof is there: the file can be put together.
     fn begin(&mut self, index: FileIndex, proof: Proof, ctx: &mut Context<Self>) {
-        let file = self.file(index);
+        let Some(file) = self.files.get_mut(&index) else { return };
         file.proof = Some(proof.clone());
         let output = match &mut file.target {
             Target::Place(place) => Output::Place(place.clone()),
@@ -731,6 +739,7 @@ impl Downloader {
             },
         };
         let is_one_of_many = file.is_one_of_many();
+        file.is_beginning = !is_one_of_many;
         let begin = Begin { file: index, proof, output, is_one_of_many };
         if is_one_of_many {
             // Nothing of it is there, and nothing is done before it comes: no answer is worth a wait.
@@ -741,23 +750,21 @@ impl Downloader {
             }
             return;
         }
-        self.file(index).is_beginning = true;
         self.ask(begin, ctx, move |job, begun, ctx| {
-            job.file(index).is_beginning = false;
+            let file = job.files.get_mut(&index);
+            // One that was given up meanwhile would keep its part file locked.
+            let Some(file) = file.filter(|file| file.stage != Stage::Over) else { return job.forget(index) };
+            file.is_beginning = false;
             match begun {
                 Ok(begun) => job.begun(index, begun, ctx),
                 Err(error) => job.fail(index, error, ctx),
-            }
-            // Another size may be believed since it was begun.
-            if !job.file(index).is_begun {
-                job.engage(index, ctx);
             }
         });
     }
 
     fn begun(&mut self, index: FileIndex, Begun { had, part }: Begun, ctx: &mut Context<Self>) {
-        let file = &mut self.files[index.0 as usize];
-        let Some(proof) = file.proof.clone().filter(|_| file.stage == Stage::Fetching) else { return };
+        let file = self.files.get_mut(&index).filter(|file| file.stage == Stage::Fetching);
+        let Some((proof, file)) = file.and_then(|file| Some((file.proof.clone()?, file))) else { return };
         let geometry = *proof.geometry();
         file.is_begun = true;
         file.is_size_proved = had.contains(geometry.last_span());
@@ -774,9 +781,9 @@ impl Downloader {
         if is_complete {
             return self.finish(index, ctx);
         }
-        if let (Some(part), Target::Place(place)) = (part, &self.files[index.0 as usize].target) {
+        let file = self.files.get(&index);
+        if let (Some(part), Some((file, place))) = (part, file.and_then(|file| Some((file, file.place()?)))) {
             // A shared file is told under the name that it will have in the folder.
-            let file = &self.files[index.0 as usize];
             let name = if self.library.is_some() { place.name.clone() } else { file.name.clone() };
             self.shelf.do_send(Lend::Part { name, part });
         }
@@ -793,8 +800,7 @@ impl Downloader {
         manifest: Option<Vec<SpanHash>>,
         ctx: &mut Context<Self>,
     ) {
-        let Some(source) = self.sources.get(&id) else { return };
-        let file = &mut self.files[index.0 as usize];
+        let (Some(source), Some(file)) = (self.sources.get(&id), self.files.get_mut(&index)) else { return };
         file.asked_open.remove(&id);
         if file.stage != Stage::Fetching {
             return;
@@ -824,7 +830,7 @@ impl Downloader {
             return;
         }
         let requests = self.plan.assign(id, Instant::now()).into_iter().filter_map(|request| {
-            let file = &self.files[request.file.0 as usize];
+            let file = self.files.get(&request.file)?;
             let (id, geometry) = (file.id, file.geometry()?);
             Some((request, id, geometry))
         });
@@ -847,9 +853,9 @@ impl Downloader {
         ctx: &mut Context<Self>,
     ) {
         for (index, span, outcome) in outcomes {
-            let geometry = self.files[index.0 as usize].geometry();
+            let geometry = self.files.get(&index).and_then(JobFile::geometry);
             if geometry.and_then(|geometry| geometry.span(span.number().into())).is_none() {
-                // It was asked for when another size was believed.
+                // It was asked for by an earlier attempt, or when another size was believed.
                 self.plan.not_stored(id, index, span);
                 continue;
             }
@@ -875,7 +881,7 @@ impl Downloader {
     }
 
     fn waste(&mut self, index: FileIndex, span: SpanIndex) {
-        let file = self.file(index);
+        let Some(file) = self.files.get_mut(&index) else { return };
         if let Some(geometry) = file.geometry() {
             file.wasted_bytes += geometry.len_bytes(span) as u64;
         }
@@ -891,7 +897,7 @@ impl Downloader {
     ) {
         let now = Instant::now();
         let settled = self.plan.stored(id, index, span, now);
-        let file = &mut self.files[index.0 as usize];
+        let Some(file) = self.files.get_mut(&index) else { return };
         let (Settled::Used { complete }, Some(geometry)) = (settled, file.geometry()) else {
             return self.waste(index, span);
         };
@@ -920,7 +926,7 @@ impl Downloader {
 
     /// The size is proved: who states another one for this id was wrong.
     fn end_who_disagrees(&mut self, index: FileIndex) {
-        let file = &self.files[index.0 as usize];
+        let Some(file) = self.files.get(&index) else { return };
         let stated = |(id, source): (&SourceId, &Source)| Some((*id, file.disagrees(&source.peer)?));
         for (id, stated) in self.sources.iter().filter_map(stated).collect::<Vec<_>>() {
             self.end_source(id, Ending::WrongSize { stated });
@@ -931,21 +937,30 @@ impl Downloader {
 
     fn finish(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
         self.set_stage(index, Stage::Finishing);
-        if self.file(index).is_one_of_many() {
+        if self.files.get(&index).is_some_and(JobFile::is_one_of_many) {
             self.unpublished.push(index);
             return self.publish_if_due(ctx);
         }
-        self.ask(Finish { file: index }, ctx, move |job, finished, ctx| match finished {
-            // A stream that was given up meanwhile has told its end.
-            _ if job.file(index).stage != Stage::Finishing => {}
-            Ok(stamp) => job.done(index, stamp, ctx),
-            Err(error) => job.fail(index, error, ctx),
-        });
+        self.ask(Finish { file: index }, ctx, move |job, finished, ctx| job.finished(index, finished, ctx));
+    }
+
+    fn finished(
+        &mut self,
+        index: FileIndex,
+        finished: Result<Option<Stamp>, JobError>,
+        ctx: &mut Context<Self>,
+    ) {
+        match finished {
+            // What was given up meanwhile has told its end.
+            _ if self.file_in(Stage::Finishing, index).is_none() => {}
+            Ok(stamp) => self.done(index, stamp, ctx),
+            Err(error) => self.fail(index, error, ctx),
+        }
     }
 
     fn done(&mut self, index: FileIndex, stamp: Option<Stamp>, ctx: &mut Context<Self>) {
         self.over(index);
-        let file = &self.files[index.0 as usize];
+        let Some(file) = self.files.get(&index) else { return };
         if self.is_patient {
             self.patience.remove(&file.what.to_string());
         }
@@ -963,7 +978,6 @@ impl Downloader {
             }
             _ => self.shelf.do_send(finished),
         }
-        let file = &self.files[index.0 as usize];
         if file.fetched_bytes > 0 && !file.is_one_of_many() {
             // However quick it was, its progress was told once.
             let rate_bytes_s = file.rate.bytes_s().unwrap_or(0);
@@ -980,9 +994,9 @@ impl Downloader {
             wasted_bytes: file.wasted_bytes,
             sources: file.shares(),
         }));
-        let file = self.file(index);
-        file.forget_holders();
-        file.delivered.clear();
+        if let Some(file) = self.files.get_mut(&index) {
+            file.forget_holders();
+        }
         self.copy_on(index, ctx);
         self.advance_queue(ctx);
         self.end_if_over(ctx);
@@ -1006,13 +1020,7 @@ impl Downloader {
         self.ask(Publish { files: files.clone() }, ctx, move |job, published, ctx| {
             job.is_publishing = false;
             for (index, published) in files.into_iter().zip(published) {
-                if job.file(index).stage != Stage::Finishing {
-                    continue;
-                }
-                match published {
-                    Ok(stamp) => job.done(index, Some(stamp), ctx),
-                    Err(error) => job.fail(index, error, ctx),
-                }
+                job.finished(index, published.map(Some), ctx);
             }
             job.publish_if_due(ctx);
         });
@@ -1020,7 +1028,7 @@ impl Downloader {
 
     /// Copies a finished file to the next of the other places where it was asked for.
     fn copy_on(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
-        let file = self.file(index);
+        let Some(file) = self.files.get_mut(&index) else { return };
         let (id, size) = (file.id, file.size());
         let Some(from) = file.place().filter(|_| !file.is_copying).cloned() else { return };
         let Some((what, name, to)) = file.also.pop_front() else { return };
@@ -1030,10 +1038,9 @@ impl Downloader {
         let copy = Copy { from, to: to.clone(), id };
         self.ask(copy, ctx, move |job, copied, ctx| {
             job.copies -= 1;
-            job.file(index).is_copying = false;
-            if let (Some(library), Some(proof), Ok(stamp)) =
-                (&job.library, &job.files[index.0 as usize].proof, &copied)
-            {
+            let Some(file) = job.files.get_mut(&index) else { return };
+            file.is_copying = false;
+            if let (Some(library), Some(proof), Ok(stamp)) = (&job.library, &file.proof, &copied) {
                 // Shared at once, and not when a look finds it.
                 library.do_send(AddFile { name: to.name.clone(), proof: proof.clone(), stamp: *stamp });
             }
@@ -1058,31 +1065,27 @@ impl Downloader {
     }
 
     fn fail(&mut self, index: FileIndex, error: JobError, ctx: &mut Context<Self>) {
-        let file = self.file(index);
-        if file.stage == Stage::Over {
-            return;
-        }
+        let Some(file) = self.files.get(&index).filter(|file| file.stage != Stage::Over) else { return };
         if matches!(error, JobError::Disk { .. }) && file.place().is_some() && self.is_patient {
             return self.wait(index, error, ctx);
         }
         self.over(index);
-        self.shelf.do_send(Lend::Ended { id: self.files[index.0 as usize].id });
-        self.copies_waiting -= self.file(index).also.len();
-        let file = self.file(index);
-        file.has_failed = true;
-        // It may be asked for again, as another file of the job; this one needs it no more.
+        let Some(mut file) = self.files.remove(&index) else { return };
+        self.shelf.do_send(Lend::Ended { id: file.id });
+        if self.by_id.get(&file.id) == Some(&index) {
+            self.by_id.remove(&file.id);
+        }
+        self.copies_waiting -= file.also.len();
+        // Only who held it counts from here on.
         file.proof = None;
-        let first = match &file.target {
-            Target::Place(place) => Some((file.what.clone(), place.clone())),
-            Target::Stream(_) => None,
-        };
         let also = std::mem::take(&mut file.also);
-        let also = also.into_iter().map(|(what, _, place)| (what, place));
-        match first {
-            Some(first) => {
-                for (what, place) in std::iter::once(first).chain(also) {
-                    let to = Destination::File { folder: place.folder, name: place.name };
-                    self.fail_want(what, to, error.clone(), ctx);
+        match file.place().cloned() {
+            Some(place) => {
+                let to = |place: Place| Destination::File { folder: place.folder, name: place.name };
+                let what = file.what.clone();
+                self.fail_want(OpenWant { what, to: to(place), failed: Some(file) }, error.clone(), ctx);
+                for (what, _, place) in also {
+                    self.fail_want(OpenWant { what, to: to(place), failed: None }, error.clone(), ctx);
                 }
             }
             // A stream that was begun cannot be begun again.
@@ -1097,11 +1100,9 @@ impl Downloader {
 
     /// The disk refused a file of a patient job: it keeps what it has, and goes on later.
     fn wait(&mut self, index: FileIndex, error: JobError, ctx: &mut Context<Self>) {
-        let file = &mut self.files[index.0 as usize];
-        if file.stage == Stage::Waiting {
-            // Of several spans that came at the same time, each met the same trouble.
-            return;
-        }
+        // Of several spans that came at the same time, each met the same trouble.
+        let file = self.files.get_mut(&index).filter(|file| file.stage != Stage::Waiting);
+        let Some(file) = file else { return };
         self.events.do_send(JobEvent::Failed { what: file.what.to_string(), error });
         if file.stage == Stage::Finishing {
             // Its part file is closed.
@@ -1118,18 +1119,20 @@ impl Downloader {
     }
 
     fn try_again(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
-        let file = self.file(index);
-        if file.stage == Stage::Waiting {
-            file.is_search_exhausted = false;
-            self.holders.forgive(Instant::now());
-            self.set_stage(index, Stage::Preparing);
-            self.prepare(index, ctx);
-        }
+        let Some(file) = self.file_in(Stage::Waiting, index) else { return };
+        file.is_search_exhausted = false;
+        self.holders.forgive(Instant::now());
+        self.set_stage(index, Stage::Preparing);
+        self.prepare(index, ctx);
     }
 
     fn over(&mut self, index: FileIndex) {
         self.set_stage(index, Stage::Over);
         self.plan.remove_file(index);
+        self.forget(index);
+    }
+
+    fn forget(&self, index: FileIndex) {
         if let Some(assembler) = &self.assembler {
             assembler.do_send(Forget { file: index });
         }
@@ -1153,9 +1156,8 @@ impl Downloader {
         let is_young = now.saturating_duration_since(self.started) < HALF_CONNECTED_FOR;
         let most = if is_young { self.max_sources() / 2 } else { self.max_sources() };
         while self.sources.len() < most {
-            let is_wanted = |peer: &PeerId| {
-                self.fetching.iter().any(|index| self.files[index.0 as usize].holder(peer).is_some())
-            };
+            let files = self.fetching.iter().filter_map(|index| self.files.get(index));
+            let is_wanted = |peer: &PeerId| files.clone().any(|file| file.holder(peer).is_some());
             let Some((peer, address)) = self.holders.dial(is_wanted, now, &mut self.rng) else { break };
             self.dial(peer, address, now);
         }
@@ -1163,7 +1165,7 @@ impl Downloader {
 
     /// Those who are said to have what is being fetched.
     fn wanted_holders(&self) -> BTreeSet<PeerId> {
-        self.fetching.iter().flat_map(|index| self.files[index.0 as usize].holders().cloned()).collect()
+        self.fetched().flat_map(|file| file.holders().cloned()).collect()
     }
 
     /// Has sources that deliver little make room for holders that are not connected.
@@ -1184,7 +1186,7 @@ impl Downloader {
 
     /// How many connections fit into the memory of a job: fewer if spans are large.
     fn max_sources(&self) -> usize {
-        let largest = self.fetching.iter().filter_map(|index| self.files[index.0 as usize].geometry());
+        let largest = self.fetched().filter_map(JobFile::geometry);
         let span_len_bytes = largest.map(|geometry| geometry.span_len_bytes()).max().unwrap_or(1);
         ((JOB_IN_FLIGHT_BYTES / (2 * span_len_bytes)) as usize).clamp(2, MAX_DOWNLOAD_CONNECTIONS)
     }
@@ -1250,7 +1252,7 @@ impl Downloader {
         // It was there a moment ago, and may be back in a moment.
         let is_lost = self.holders.is_lost(&source.peer);
         for index in self.fetching() {
-            let file = self.file(index);
+            let Some(file) = self.files.get_mut(&index) else { continue };
             if is_lost && file.holder(&source.peer).is_some() {
                 file.be_patient(now);
             }
@@ -1274,17 +1276,16 @@ impl Downloader {
     fn restate(&mut self, peer: &PeerId, size: u64) -> bool {
         let mut has_restated = false;
         for index in self.fetching() {
-            has_restated |= self.file(index).restate(peer, size);
+            has_restated |= self.files.get_mut(&index).is_some_and(|file| file.restate(peer, size));
         }
         has_restated
     }
 
     fn missing(&mut self, id: SourceId, index: FileIndex, ctx: &mut Context<Self>) {
-        let Some(source) = self.sources.get(&id) else { return };
-        log::info!("{} {} ({})", source.peer, Ending::Missing, self.files[index.0 as usize].id.short());
-        let peer = source.peer.clone();
         self.plan.set_holding(id, index, None);
-        let file = self.file(index);
+        let (Some(source), Some(file)) = (self.sources.get(&id), self.files.get_mut(&index)) else { return };
+        log::info!("{} {} ({})", source.peer, Ending::Missing, file.id.short());
+        let peer = source.peer.clone();
         file.asked_open.remove(&id);
         file.lose(&peer, Ending::Missing.to_string(), Instant::now());
         if file.manifest_from == Some(id) {
@@ -1292,8 +1293,7 @@ impl Downloader {
         }
         let is_holder = |file: &JobFile| file.stage != Stage::Over && file.holder(&peer).is_some();
         // Most likely of one that is being fetched too, which is soon found.
-        let fetching = self.fetching.iter().map(|index| &self.files[index.0 as usize]);
-        if !fetching.chain(&self.files).any(is_holder) {
+        if !self.fetched().chain(self.files.values()).any(is_holder) {
             self.end_source(id, Ending::Missing);
         }
         self.engage(index, ctx);
@@ -1305,20 +1305,19 @@ impl Downloader {
 
     /// Looks for further holders of a file that nobody can deliver; fails it if there are none.
     fn check_hope(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
-        let file = &self.files[index.0 as usize];
-        if file.stage != Stage::Fetching || self.holders.any_hope(|peer| file.holder(peer).is_some()) {
+        let file = self.files.get(&index).filter(|file| file.stage == Stage::Fetching);
+        // While it is being found out what is on disk, nobody is needed.
+        let Some(file) = file.filter(|file| !file.is_beginning) else { return };
+        if self.holders.any_hope(|peer| file.holder(peer).is_some()) || self.believe_another(index, ctx) {
             return;
         }
-        if self.believe_another(index, ctx) {
-            return;
-        }
-        let file = &self.files[index.0 as usize];
+        let Some(file) = self.files.get(&index) else { return };
         if file.is_search_exhausted {
             let is_asking = self.sources.values().any(|source| source.asked_peers.contains(index));
             if is_asking || file.is_patient(Instant::now()) {
                 return;
             }
-            let reasons = self.files[index.0 as usize].reasons(&self.holders);
+            let reasons = file.reasons(&self.holders);
             return self.fail(index, JobError::Undelivered(reasons), ctx);
         }
         if !file.is_searching {
@@ -1328,28 +1327,26 @@ impl Downloader {
 
     /// Begins a file anew with another size that is claimed; whether there is one.
     fn believe_another(&mut self, index: FileIndex, ctx: &mut Context<Self>) -> bool {
-        let file = self.file(index);
+        let Some(file) = self.files.get_mut(&index) else { return false };
         if !file.believe_another() {
             return false;
         }
         file.alive = Instant::now();
-        self.shelf.do_send(Lend::Ended { id: self.files[index.0 as usize].id });
+        self.shelf.do_send(Lend::Ended { id: file.id });
         self.plan.remove_file(index);
-        if let Some(assembler) = &self.assembler {
-            assembler.do_send(Forget { file: index });
-        }
+        self.forget(index);
         self.want_connections(ctx);
         self.engage(index, ctx);
         true
     }
 
     fn search(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
-        let file = self.file(index);
+        let Some(file) = self.files.get_mut(&index) else { return };
         file.is_searching = true;
         let what = What::from(file.id);
         let answer = self.tracker.send(WhoHas { what }).into_actor(self);
         ctx.spawn(answer.map(move |answer, job, ctx| {
-            let file = &mut job.files[index.0 as usize];
+            let Some(file) = job.files.get_mut(&index) else { return };
             file.is_searching = false;
             // A tracker that is gone is no reason to give up sources that are there.
             file.is_search_exhausted = true;
@@ -1385,10 +1382,11 @@ impl Downloader {
 
     /// Asks the sources who else has a file: for the time when no tracker knows of others.
     fn ask_sources(&mut self, index: FileIndex) {
-        let file = &self.files[index.0 as usize];
+        let file = self.files.get(&index).filter(|file| file.stage == Stage::Fetching);
+        let Some(file) = file else { return };
         for source in self.sources.values_mut() {
             let may_ask = source.is_connected && source.ending.is_none();
-            if file.stage == Stage::Fetching && may_ask && source.asked_peers.ask(index) {
+            if may_ask && source.asked_peers.ask(index) {
                 source.connection.do_send(Order::Peers { file: index, id: file.id });
             }
         }
@@ -1402,7 +1400,7 @@ impl Downloader {
         if !source.address.ip().is_loopback() {
             told.retain(|holder| !holder.address.ip().to_canonical().is_loopback());
         }
-        let file = &mut self.files[index.0 as usize];
+        let Some(file) = self.files.get_mut(&index) else { return };
         file.hear(&told, &mut self.holders, Instant::now());
         self.want_connections(ctx);
         self.engage(index, ctx);
@@ -1417,8 +1415,9 @@ impl Downloader {
         self.replace_sources(now);
         self.connect();
         for index in self.fetching() {
+            let Some(file) = self.files.get_mut(&index) else { continue };
             // Of a small file somebody has all; others are looked for when that fails.
-            if !self.file(index).is_one_of_many() && self.file(index).is_search_due(now) {
+            if !file.is_one_of_many() && file.is_search_due(now) {
                 self.search(index, ctx);
             }
             self.look_for_the_lost(index, now, ctx);
@@ -1437,15 +1436,15 @@ impl Downloader {
     /// How long until the next look: those who began together find each other by searches that follow
     /// each other faster at first, and a tick later is a tick in which their links are idle.
     fn next_tick(&self, now: Instant) -> Duration {
-        let searches = self.fetching.iter().map(|index| &self.files[index.0 as usize]);
-        let next = searches.filter(|file| !file.is_one_of_many()).filter_map(JobFile::next_search).min();
+        let next =
+            self.fetched().filter(|file| !file.is_one_of_many()).filter_map(JobFile::next_search).min();
         let wait = next.map_or(JOB_TICK, |next| next.saturating_duration_since(now));
         wait.clamp(MIN_TICK, JOB_TICK)
     }
 
     /// Of a file whose last holder was lost a moment ago, asks again who has it, and gives it up in the end.
     fn look_for_the_lost(&mut self, index: FileIndex, now: Instant, ctx: &mut Context<Self>) {
-        let file = &mut self.files[index.0 as usize];
+        let Some(file) = self.files.get_mut(&index) else { return };
         if file.is_lost_due(now) && !self.holders.any_hope(|peer| file.holder(peer).is_some()) {
             file.is_search_exhausted &= !file.is_patient(now);
             self.check_hope(index, ctx);
@@ -1454,17 +1453,18 @@ impl Downloader {
 
     /// Fails a file of which nobody who is connected has anything that is missing, for too long.
     fn check_standstill(&mut self, index: FileIndex, now: Instant, ctx: &mut Context<Self>) {
-        let file = &self.files[index.0 as usize];
+        let Some(file) = self.files.get(&index) else { return };
         let is_holder = |peer: &PeerId| file.holder(peer).is_some();
         let is_dialled = |source: &Source| !source.is_connected && is_holder(&source.peer);
         // Who fails is dialled a few times and then given up, which has an end of its own.
         let is_awaited = self.plan.file(index).is_none_or(|plan| plan.in_flight().next().is_some())
+            || file.is_beginning
             || self.sources.values().any(is_dialled)
             || file.is_patient(now)
             || self.holders.any_put_off(is_holder, now);
-        let is_over = self.files[index.0 as usize].stands_still(is_awaited, now);
+        let is_over = self.files.get_mut(&index).is_some_and(|file| file.stands_still(is_awaited, now));
         if is_over && !self.believe_another(index, ctx) {
-            let file = &self.files[index.0 as usize];
+            let Some(file) = self.files.get(&index) else { return };
             let mut reasons = file.reasons(&self.holders);
             for source in self.sources.values().filter(|source| file.holder(&source.peer).is_some()) {
                 reasons.push((source.peer.clone(), "does not have what is missing".into()));
@@ -1475,7 +1475,7 @@ impl Downloader {
 
     /// Asks another source for a manifest that is overdue.
     fn hurry_manifest(&mut self, index: FileIndex, now: Instant, ctx: &mut Context<Self>) {
-        let file = self.file(index);
+        let Some(file) = self.files.get_mut(&index) else { return };
         let is_overdue = now.saturating_duration_since(file.manifest_asked) >= STALL_TIMEOUT;
         if file.proof.is_none() && file.manifest_from.is_some() && is_overdue {
             file.manifest_from = None;
@@ -1484,9 +1484,8 @@ impl Downloader {
     }
 
     fn tell_progress(&mut self, index: FileIndex, now: Instant) {
-        let Some(plan) = self.plan.file(index) else { return };
+        let (Some(plan), Some(file)) = (self.plan.file(index), self.files.get_mut(&index)) else { return };
         let have_bytes = plan.had().len_bytes(plan.geometry());
-        let file = &mut self.files[index.0 as usize];
         let rate_bytes_s = file.rate.bytes_s_at(now);
         // A file that stands still is told too, as long as it falls: the rate goes down to zero.
         if std::mem::take(&mut file.has_moved) || rate_bytes_s > 0 {
@@ -1519,6 +1518,12 @@ impl Downloader {
             }
             ctx.stop();
         }));
+    }
+}
+
+impl From<Tree> for OpenWant {
+    fn from(tree: Tree) -> OpenWant {
+        OpenWant { what: tree.what, to: tree.to, failed: None }
     }
 }
 
@@ -1570,9 +1575,9 @@ impl Drop for Downloader {
         for source in self.sources.values() {
             source.connection.do_send(Order::End(Ending::NotNeeded));
         }
-        let wanted = self.wants.iter().flatten().map(|(what, _)| what);
-        let begun = self.files.iter().filter(|file| file.stage != Stage::Over).map(|file| &file.what);
-        let copied = self.files.iter().flat_map(|file| file.also.iter().map(|(what, ..)| what));
+        let wanted = self.wants.iter().flatten().map(|want| &want.what);
+        let begun = self.files.values().filter(|file| file.stage != Stage::Over).map(|file| &file.what);
+        let copied = self.files.values().flat_map(|file| file.also.iter().map(|(what, ..)| what));
         for what in wanted.chain(begun).chain(copied) {
             self.events.do_send(JobEvent::Failed { what: what.to_string(), error: JobError::Interrupted });
         }
@@ -1628,7 +1633,7 @@ impl Handler<SourceReport> for Downloader {
             }
             SourceFact::Have { id: file, spans } => {
                 let Some(index) = self.by_id.get(&file).copied() else { return };
-                let Some(geometry) = self.files[index.0 as usize].geometry() else { return };
+                let Some(geometry) = self.files.get(&index).and_then(JobFile::geometry) else { return };
                 let spans: Vec<SpanIndex> =
                     spans.iter().filter_map(|number| geometry.span(u64::from(*number))).collect();
                 self.plan.extend_holding(id, index, &spans);
@@ -1651,9 +1656,9 @@ impl Handler<StreamAdvanced> for Downloader {
     type Result = ();
 
     fn handle(&mut self, StreamAdvanced { file, next }: StreamAdvanced, ctx: &mut Self::Context) {
-        match (next, self.file(file).proof.clone()) {
+        match (next, self.files.get(&file).and_then(|file| file.proof.as_ref())) {
             (Ok(next), Some(proof)) => {
-                self.plan.limit_file_to(file, stream_horizon(&proof, next));
+                self.plan.limit_file_to(file, stream_horizon(proof, next));
                 self.assign_all();
             }
             (Ok(_), None) => {}
@@ -1691,7 +1696,7 @@ impl Handler<CancelJob> for Downloader {
     fn handle(&mut self, _: CancelJob, ctx: &mut Self::Context) {
         self.is_patient = false;
         for want in 0..self.wants.len() {
-            if let Some((what, _)) = self.wants[want].take() {
+            if let Some(OpenWant { what, .. }) = self.wants[want].take() {
                 self.unresolved -= 1;
                 let error = JobError::Interrupted;
                 self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
@@ -1702,16 +1707,18 @@ impl Handler<CancelJob> for Downloader {
             let error = JobError::Interrupted;
             self.events.do_send(JobEvent::Failed { what: tree.what.to_string(), error });
         }
-        for index in self.indexes() {
-            let also = std::mem::take(&mut self.file(index).also);
+        self.queue.clear();
+        for index in self.files.keys().copied().collect::<Vec<_>>() {
+            let Some(file) = self.files.get_mut(&index) else { continue };
+            let also = std::mem::take(&mut file.also);
             self.copies_waiting -= also.len();
             for (what, ..) in also {
                 let error = JobError::Interrupted;
                 self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
             }
             // All of it is there: it gets its name in a moment.
-            let file = self.file(index);
-            if file.stage != Stage::Finishing || file.place().is_none() {
+            let is_there = |file: &JobFile| file.stage == Stage::Finishing && file.place().is_some();
+            if !self.files.get(&index).is_some_and(is_there) {
                 self.fail(index, JobError::Interrupted, ctx);
             }
         }
@@ -1721,7 +1728,122 @@ impl Handler<CancelJob> for Downloader {
 
 #[cfg(test)]
 mod tests {
+    use actix_rt::System;
+    use tokio::runtime::Builder;
+    use tokio::sync::mpsc;
+
     use super::*;
+    use crate::peer::dialling::Dialling;
+    use crate::peer::threads::DataThreads;
+
+    /// All that a job talks to. Its tracker knows another content at each question, which nobody has.
+    struct World {
+        questions: u8,
+        events: mpsc::Sender<JobEvent>,
+    }
+
+    impl Actor for World {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<WhoHas> for World {
+        type Result = Result<Vec<Candidate>, TrackerFailure>;
+
+        fn handle(&mut self, _: WhoHas, _: &mut Self::Context) -> Self::Result {
+            self.questions += 1;
+            let id = FileId::from_bytes([self.questions; 32]);
+            Ok(vec![Candidate { id, size: 5, names: Vec::new(), holders: Vec::new(), holder_count: 1 }])
+        }
+    }
+
+    impl Handler<WhoHasEach> for World {
+        type Result = Result<Vec<Vec<Candidate>>, TrackerFailure>;
+
+        fn handle(&mut self, _: WhoHasEach, _: &mut Self::Context) -> Self::Result {
+            Ok(Vec::new())
+        }
+    }
+
+    impl Handler<ListFiles> for World {
+        type Result = Result<(Vec<ListedFile>, bool), TrackerFailure>;
+
+        fn handle(&mut self, _: ListFiles, _: &mut Self::Context) -> Self::Result {
+            Ok((Vec::new(), false))
+        }
+    }
+
+    impl Handler<Remember> for World {
+        type Result = ();
+
+        fn handle(&mut self, _: Remember, _: &mut Self::Context) {}
+    }
+
+    impl Handler<Lend> for World {
+        type Result = ();
+
+        fn handle(&mut self, _: Lend, _: &mut Self::Context) {}
+    }
+
+    impl Handler<JobEvent> for World {
+        type Result = ();
+
+        fn handle(&mut self, event: JobEvent, _: &mut Self::Context) {
+            self.events.try_send(event).expect("there is room for the events of the story");
+        }
+    }
+
+    /// How many files a job knows of, and how many ids.
+    #[derive(Message)]
+    #[rtype(result = "(usize, usize)")]
+    struct Known;
+
+    impl Handler<Known> for Downloader {
+        type Result = MessageResult<Known>;
+
+        fn handle(&mut self, _: Known, _: &mut Self::Context) -> Self::Result {
+            MessageResult((self.files.len(), self.by_id.len()))
+        }
+    }
+
+    #[test]
+    fn a_patient_job_knows_of_one_attempt_at_a_file_however_many_it_makes() {
+        let clock = || Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        System::with_tokio_rt(clock).block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let (events, mut heard) = mpsc::channel(1000);
+            let world = World { questions: 0, events }.start();
+            let threads = DataThreads::start().unwrap();
+            let to = Arc::new(Folder::open(folder.path()).unwrap());
+            let job = Downloader::start(DownloaderConfig {
+                us: "us".parse().unwrap(),
+                wants: vec![Want { what: "x".parse().unwrap(), to: Destination::Folder(to) }],
+                overwrite: false,
+                is_patient: true,
+                listens_on: ([127, 0, 0, 1], 1).into(),
+                tracker: world.clone().recipient(),
+                tracker_of_many: world.clone().recipient(),
+                lists: world.clone().recipient(),
+                memory: world.clone().recipient(),
+                permits: DialPermits::from(&Dialling::default().start()),
+                library: None,
+                shelf: world.clone().recipient(),
+                events: world.recipient(),
+                threads: threads.turns(),
+                limiter: None,
+                seed: 1,
+            });
+            let mut failures = 0;
+            while failures < 50 {
+                let event = heard.recv().await.unwrap();
+                failures += usize::from(matches!(event, JobEvent::Failed { .. }));
+                let (files, ids) = job.send(Known).await.unwrap();
+                assert!(files <= 1 && ids <= 1, "{files} files and {ids} ids after {failures} failures");
+            }
+            let (over, cancelled) = tokio::join!(job.send(AwaitJob), job.send(CancelJob));
+            over.and(cancelled).unwrap();
+            threads.stop().await;
+        });
+    }
 
     #[test]
     fn a_source_is_asked_who_else_has_thirty_two_files_at_a_time() {

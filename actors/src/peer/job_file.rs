@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::base::limits::{
-    LOST_PATIENCE, MAX_FILE_HOLDERS, MAX_LOST_PATIENCE, MISSING_PAUSE, MISSING_PAUSE_MAX, STANDSTILL_TIMEOUT,
+    LOST_PATIENCE, MAX_FILE_HOLDERS, MAX_JOB_HOLDERS, MAX_LOST_PATIENCE, MISSING_PAUSE, MISSING_PAUSE_MAX,
+    STANDSTILL_TIMEOUT,
 };
 use crate::base::{FileId, FileName, Geometry, PeerId, What};
 use crate::content::tree::Proof;
@@ -78,7 +79,6 @@ pub(super) struct JobFile {
     pub stage: Stage,
     /// Whether it was found in a wanted folder.
     pub is_of_tree: bool,
-    pub has_failed: bool,
     /// Who holds it, by the size they state: more than one entry means that somebody errs or lies.
     claims: BTreeMap<u64, BTreeMap<PeerId, bool>>,
     /// Those among them that a source told of: nobody has said which size they state.
@@ -138,7 +138,6 @@ impl JobFile {
             is_copying: false,
             stage: Stage::Preparing,
             is_of_tree: false,
-            has_failed: false,
             claims: BTreeMap::new(),
             heard: BTreeSet::new(),
             claim: 0,
@@ -211,19 +210,21 @@ impl JobFile {
                 continue;
             }
             for holder in &candidate.holders {
+                let is_lost = self.lost.get(&holder.peer).is_some_and(|lost| !lost.may_be_asked(now));
+                // Who is of no use here takes nobody's place among the holders.
+                if is_lost && !holders.knows(&holder.peer) {
+                    continue;
+                }
                 if !holders.learn(&holder.peer, holder.address, now) {
                     log::debug!("{} is said to be at {}: not dialled", holder.peer, holder.address);
-                } else if self.lost.get(&holder.peer).is_none_or(|lost| lost.may_be_asked(now))
-                    && self.has_room_for(candidate.size, &holder.peer, holders)
-                {
+                } else if !is_lost && self.has_room_for(candidate.size, &holder.peer, holders) {
                     let claim = self.claims.entry(candidate.size).or_default();
                     let is_new = claim.insert(holder.peer.clone(), holder.complete).is_none();
                     is_news |= is_new && holders.is_hopeful(&holder.peer);
                 }
             }
         }
-        if !self.is_begun
-            && !self.is_size_proved
+        if !(self.is_begun || self.is_beginning || self.is_size_proved)
             && self.claims.get(&self.claim).is_none_or(BTreeMap::is_empty)
         {
             self.believe_most();
@@ -436,6 +437,8 @@ impl JobFile {
         for peer in self.claims.values().flat_map(BTreeMap::keys) {
             if let Some(ending) = holders.ending(peer) {
                 reasons.insert(peer.clone(), ending.to_string());
+            } else if !holders.knows(peer) {
+                reasons.insert(peer.clone(), format!("made room: a job knows of {MAX_JOB_HOLDERS} holders"));
             }
         }
         reasons.into_iter().collect()
@@ -492,6 +495,7 @@ impl JobFile {
         self.heard.clear();
         self.lost.clear();
         self.asked_open.clear();
+        self.delivered.clear();
     }
 
     /// Who delivered how much.

@@ -277,6 +277,11 @@ impl Holders {
         }
     }
 
+    /// Whether this holder was entered, and was not forgotten for another one.
+    pub fn knows(&self, peer: &PeerId) -> bool {
+        self.entries.contains_key(peer)
+    }
+
     /// Whether this holder is a source or being dialled.
     pub fn is_connected(&self, peer: &PeerId) -> bool {
         self.entries.get(peer).is_some_and(|entry| entry.state == DialState::Connected)

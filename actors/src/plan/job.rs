@@ -15,7 +15,7 @@ use crate::base::{Geometry, SpanIndex, SpanSet};
 use crate::plan::file::{FilePlan, Holding, MAX_ASKERS};
 use crate::plan::rate::Rate;
 
-/// A file of the job, numbered in the order in which they were asked for.
+/// One attempt at a file of the job, numbered in the order in which they were begun; never used again for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileIndex(pub u32);
 
