@@ -629,10 +629,10 @@ impl Handler<Publish> for Assembler {
 
 /// Put a second copy of a finished file somewhere else.
 #[derive(Message)]
-#[rtype(result = "Result<Stamp, JobError>")]
+#[rtype(result = "Result<(Stamp, Proof), JobError>")]
 pub struct Copy {
-    /// Where it stands.
-    pub from: Place,
+    /// Where it stands: the folder, and the name below it.
+    pub from: (Arc<Folder>, FileName),
     /// Where it goes.
     pub to: Place,
     /// Its id: what is read is proved against it again.
@@ -640,19 +640,19 @@ pub struct Copy {
 }
 
 impl Handler<Copy> for Assembler {
-    type Result = ResponseFuture<Result<Stamp, JobError>>;
+    type Result = ResponseFuture<Result<(Stamp, Proof), JobError>>;
 
-    fn handle(&mut self, Copy { from, to, id }: Copy, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Copy { from: (folder, name), to, id }: Copy, _: &mut Self::Context) -> Self::Result {
         let stop = Arc::clone(&self.stop);
         Box::pin(self.on_disk(move || {
-            let reading = |error| from.trouble(error);
-            let (file, stamp) = from.folder.open_file(&from.name).map_err(reading)?;
+            let reading = |error| disk_trouble(folder.path_of(&name), error);
+            let (file, stamp) = folder.open_file(&name).map_err(reading)?;
             let proof = hash_file(&file, stamp.size, &stop).map_err(reading)?;
             if proof.id() != id {
                 return Err(reading(io::Error::other("it was changed while it was copied")));
             }
             if let Prepared::Same(stamp) = prepare(&to, id, stamp.size, &stop)? {
-                return Ok(stamp);
+                return Ok((stamp, proof));
             }
             let part = PartFile::open(&to.folder, &to.name, &proof)?;
             let mut data = IoBuffer::default();
@@ -661,7 +661,7 @@ impl Handler<Copy> for Assembler {
                 file.read_exact_at(data, proof.geometry().offset(span)).map_err(reading)?;
                 part.store(span, data).map_err(|error| to.trouble(error))?;
             }
-            Ok(part.finish(to.overwrite)?)
+            Ok((part.finish(to.overwrite)?, proof))
         }))
     }
 }

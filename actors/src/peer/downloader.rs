@@ -26,6 +26,7 @@ use crate::peer::assembler::{
     Assembler, Begin, Begun, Copy, Finish, Forget, Handoff, Outcome, Output, Place, Prepare, PrepareEach,
     Prepared, Publish, StopAssembling, StreamAdvanced,
 };
+use crate::peer::copies::{Copies, Further};
 use crate::peer::dialling::{DialPermits, RegisteredAgain};
 use crate::peer::events::{FileDone, JobError, JobEvent, SourceState};
 use crate::peer::job_file::{JobFile, PATIENCE_FIRST, PATIENCE_LONGEST, Stage, Target};
@@ -171,9 +172,10 @@ pub struct Downloader {
     started: Instant,
     plan: JobPlan,
     holders: Holders,
-    /// Without those that have failed: another attempt at one is another file, so that nothing late meets it.
+    /// Those that are not over. Another attempt at one is another file, so that nothing late meets it.
     files: BTreeMap<FileIndex, JobFile>,
     next_file: u32,
+    /// Of several with one id, one that has a place.
     by_id: BTreeMap<FileId, FileIndex>,
     places: Places,
     /// Files whose turn has not come.
@@ -182,8 +184,6 @@ pub struct Downloader {
     fetching: BTreeSet<FileIndex>,
     /// Those of several spans that are being fetched or finished.
     large: BTreeSet<FileIndex>,
-    /// Files that are not over.
-    open_files: usize,
     pub(crate) sources: BTreeMap<SourceId, Source>,
     /// Wants that no tracker has answered yet; of a folder, not all of it.
     unresolved: usize,
@@ -195,9 +195,7 @@ pub struct Downloader {
     is_publishing: bool,
     /// Whether many files are taken up one after the other, and what to ask for is decided behind them.
     is_gathering: bool,
-    /// Copies of finished files that are being made, and those that wait for that.
-    copies: usize,
-    copies_waiting: usize,
+    copies: Copies,
     is_connect_due: bool,
     /// When sources are next compared with each other, and how long to wait behind that.
     next_replacement: Instant,
@@ -246,10 +244,8 @@ impl Downloader {
             queue: VecDeque::new(),
             fetching: BTreeSet::new(),
             large: BTreeSet::new(),
-            open_files: 0,
             sources: BTreeMap::new(),
-            copies: 0,
-            copies_waiting: 0,
+            copies: Copies::default(),
             is_connect_due: false,
             next_replacement: Instant::now(),
             replace_wait: REPLACE_EVERY,
@@ -266,7 +262,6 @@ impl Downloader {
 
     fn set_stage(&mut self, index: FileIndex, stage: Stage) {
         let Some(file) = self.files.get_mut(&index) else { return };
-        self.open_files -= usize::from(file.stage != Stage::Over && stage == Stage::Over);
         file.stage = stage;
         if stage == Stage::Fetching {
             self.fetching.insert(index);
@@ -275,7 +270,7 @@ impl Downloader {
         }
         if stage == Stage::Fetching && file.is_large() {
             self.large.insert(index);
-        } else if stage == Stage::Over || stage == Stage::Waiting {
+        } else if stage == Stage::Waiting {
             self.large.remove(&index);
         }
     }
@@ -396,27 +391,33 @@ impl Downloader {
         };
         let holders = candidates.iter().map(|candidate| candidate.holder_count).sum();
         self.events.do_send(JobEvent::Found { name: name.clone(), id: first.id, size: first.size, holders });
-        let known = self.by_id.get(&first.id).copied();
-        let has_place =
-            |known: &FileIndex| self.files.get(known).is_some_and(|known| known.place().is_some());
-        let known = known.filter(has_place);
         if let Target::Place(place) = &target {
-            let is_alive = |id: &FileId| self.by_id.contains_key(id);
-            let name = what.to_string();
-            if let Err(error) = self.places.take(place, first.id, &name, is_alive) {
-                self.patience.remove(&name);
-                self.events.do_send(JobEvent::Failed { what: name, error });
-                return None;
+            let known = self.by_id.get(&first.id).copied();
+            let has_place = |known: &FileIndex| self.files.get(known).is_some_and(|it| it.place().is_some());
+            let known = known.filter(has_place).or_else(|| self.copies.attempt(&first.id));
+            let attempt = known.unwrap_or(FileIndex(self.next_file));
+            let is_alive = |id: &FileId| self.by_id.contains_key(id) || self.copies.attempt(id).is_some();
+            let text = what.to_string();
+            match self.places.take(place, first.id, attempt, &text, is_alive) {
+                // What goes through a stream cannot be copied: it is fetched for each place.
+                Ok(true) if known.is_none() => {}
+                Ok(true) => {
+                    self.copies.want(first.id, Further { what, name, place: place.clone() });
+                    self.copy_on(first.id, ctx);
+                    return None;
+                }
+                Ok(false) => {
+                    log::info!("{text} was asked for twice");
+                    self.patience.remove(&text);
+                    return None;
+                }
+                Err(error) => {
+                    self.patience.remove(&text);
+                    self.events.do_send(JobEvent::Failed { what: text, error });
+                    return None;
+                }
             }
         }
-        let target = match (known, target) {
-            (Some(known), Target::Place(place)) => {
-                self.take_up_again(known, what, name, place, ctx);
-                return None;
-            }
-            // What goes through a stream cannot be copied: it is fetched for each place.
-            (_, target) => target,
-        };
         let now = Instant::now();
         let mut file = JobFile::new(what, first.id, name, target, now);
         file.is_of_tree = is_of_tree;
@@ -428,9 +429,10 @@ impl Downloader {
         }
         let index = FileIndex(self.next_file);
         self.next_file += 1;
-        self.by_id.insert(file.id, index);
+        if file.place().is_some() || !self.by_id.contains_key(&file.id) {
+            self.by_id.insert(file.id, index);
+        }
         self.files.insert(index, file);
-        self.open_files += 1;
         Some(index)
     }
 
@@ -447,30 +449,6 @@ impl Downloader {
 
     fn place(&self, folder: Arc<Folder>, name: FileName) -> Place {
         Place { folder, name, overwrite: self.overwrite, is_noted: self.is_patient, namesake: None }
-    }
-
-    /// The same content was asked for before: it is fetched once, and copied.
-    fn take_up_again(
-        &mut self,
-        index: FileIndex,
-        what: What,
-        name: FileName,
-        place: Place,
-        ctx: &mut Context<Self>,
-    ) {
-        let Some(file) = self.files.get_mut(&index) else { return };
-        let path = place.path();
-        if file.place().is_some_and(|own| own.path() == path) || !file.also_at.insert(path) {
-            log::info!("{what} was asked for twice");
-            self.patience.remove(&what.to_string());
-            return;
-        }
-        file.also.push_back((what, name, place));
-        let is_over = file.stage == Stage::Over;
-        self.copies_waiting += 1;
-        if is_over {
-            self.copy_on(index, ctx);
-        }
     }
 
     fn prepared(&mut self, index: FileIndex, prepared: Result<Prepared, JobError>, ctx: &mut Context<Self>) {
@@ -544,7 +522,7 @@ impl Downloader {
     fn advance_tree(&mut self, number: u64, ctx: &mut Context<Self>) {
         loop {
             let resolving: usize = self.trees.values().map(|tree| tree.resolving).sum();
-            let open = self.open_files + self.copies + self.copies_waiting + self.unresolved + resolving;
+            let open = self.files.len() + self.copies.count() + self.unresolved + resolving;
             let Some(tree) = self.trees.get_mut(&number) else { return };
             if let Some((prefix, after)) = tree.next_page() {
                 let page = self.lists.send(ListFiles { prefix, after }).into_actor(self);
@@ -751,9 +729,8 @@ impl Downloader {
             return;
         }
         self.ask(begin, ctx, move |job, begun, ctx| {
-            let file = job.files.get_mut(&index);
-            // One that was given up meanwhile would keep its part file locked.
-            let Some(file) = file.filter(|file| file.stage != Stage::Over) else { return job.forget(index) };
+            // Of one that was given up meanwhile the part file would stay locked.
+            let Some(file) = job.files.get_mut(&index) else { return job.forget(index) };
             file.is_beginning = false;
             match begun {
                 Ok(begun) => job.begun(index, begun, ctx),
@@ -959,15 +936,10 @@ impl Downloader {
     }
 
     fn done(&mut self, index: FileIndex, stamp: Option<Stamp>, ctx: &mut Context<Self>) {
-        self.over(index);
-        let Some(file) = self.files.get(&index) else { return };
+        let Some(file) = self.take_out(index) else { return };
         if self.is_patient {
             self.patience.remove(&file.what.to_string());
         }
-        let path = match &file.target {
-            Target::Place(place) => Some(place.path()),
-            Target::Stream(_) => None,
-        };
         let finished = Lend::Finished { id: file.id };
         match (&self.library, stamp, &file.target, &file.proof) {
             (Some(library), Some(stamp), Target::Place(place), Some(proof)) => {
@@ -983,21 +955,21 @@ impl Downloader {
             let rate_bytes_s = file.rate.bytes_s().unwrap_or(0);
             self.events.do_send(JobEvent::Progress(file.progress(file.size(), rate_bytes_s)));
         }
+        if let Some(place) = file.place() {
+            self.copies.stands(file.id, index, place);
+        }
         self.events.do_send(JobEvent::Done(FileDone {
-            name: file.name.clone(),
             id: file.id,
             size: file.size(),
-            path,
+            path: file.place().map(Place::path),
             elapsed: self.started.elapsed(),
             fetched_bytes: file.fetched_bytes,
             kept_bytes: file.kept_bytes,
             wasted_bytes: file.wasted_bytes,
             sources: file.shares(),
+            name: file.name,
         }));
-        if let Some(file) = self.files.get_mut(&index) {
-            file.forget_holders();
-        }
-        self.copy_on(index, ctx);
+        self.copy_on(file.id, ctx);
         self.advance_queue(ctx);
         self.end_if_over(ctx);
     }
@@ -1005,7 +977,7 @@ impl Downloader {
     /// Gives names to the small files that wait for them: when they are many, or all that is left.
     fn publish_if_due(&mut self, ctx: &mut Context<Self>) {
         let is_looked_up = self.trees.values().all(|tree| tree.resolving == 0);
-        let is_rest = self.unpublished.len() == self.open_files && is_looked_up;
+        let is_rest = self.unpublished.len() >= self.files.len() && is_looked_up;
         if is_rest || self.unpublished.len() >= PUBLISH_AFTER_FILES {
             self.publish(ctx);
         }
@@ -1026,65 +998,53 @@ impl Downloader {
         });
     }
 
-    /// Copies a finished file to the next of the other places where it was asked for.
-    fn copy_on(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
-        let Some(file) = self.files.get_mut(&index) else { return };
-        let (id, size) = (file.id, file.size());
-        let Some(from) = file.place().filter(|_| !file.is_copying).cloned() else { return };
-        let Some((what, name, to)) = file.also.pop_front() else { return };
-        file.is_copying = true;
-        self.copies += 1;
-        self.copies_waiting -= 1;
-        let copy = Copy { from, to: to.clone(), id };
+    /// Copies a content that has come to the next of the other places where it was asked for.
+    fn copy_on(&mut self, id: FileId, ctx: &mut Context<Self>) {
+        let Some((folder, name, to)) = self.copies.next(&id) else { return };
+        let copy = Copy { from: (folder, name), to: to.place.clone(), id };
         self.ask(copy, ctx, move |job, copied, ctx| {
-            job.copies -= 1;
-            let Some(file) = job.files.get_mut(&index) else { return };
-            file.is_copying = false;
-            if let (Some(library), Some(proof), Ok(stamp)) = (&job.library, &file.proof, &copied) {
-                // Shared at once, and not when a look finds it.
-                library.do_send(AddFile { name: to.name.clone(), proof: proof.clone(), stamp: *stamp });
-            }
+            let Further { what, name, place } = to;
+            job.copies.made(&id);
             job.patience.remove(&what.to_string());
-            job.events.do_send(match copied {
-                Ok(_) => JobEvent::Done(FileDone {
+            job.events.do_send(match &copied {
+                Ok((stamp, _)) => JobEvent::Done(FileDone {
                     name,
                     id,
-                    size,
-                    path: Some(to.path()),
+                    size: stamp.size,
+                    path: Some(place.path()),
                     elapsed: job.started.elapsed(),
                     fetched_bytes: 0,
-                    kept_bytes: size,
+                    kept_bytes: stamp.size,
                     wasted_bytes: 0,
                     sources: Vec::new(),
                 }),
-                Err(error) => JobEvent::Failed { what: what.to_string(), error },
+                Err(error) => JobEvent::Failed { what: what.to_string(), error: error.clone() },
             });
-            job.copy_on(index, ctx);
+            if let (Some(library), Ok((stamp, proof))) = (&job.library, copied) {
+                // Shared at once, and not when a look finds it.
+                library.do_send(AddFile { name: place.name, proof, stamp });
+            }
+            job.copy_on(id, ctx);
             job.end_if_over(ctx);
         });
     }
 
     fn fail(&mut self, index: FileIndex, error: JobError, ctx: &mut Context<Self>) {
-        let Some(file) = self.files.get(&index).filter(|file| file.stage != Stage::Over) else { return };
+        let Some(file) = self.files.get(&index) else { return };
         if matches!(error, JobError::Disk { .. }) && file.place().is_some() && self.is_patient {
             return self.wait(index, error, ctx);
         }
-        self.over(index);
-        let Some(mut file) = self.files.remove(&index) else { return };
+        let Some(mut file) = self.take_out(index) else { return };
         self.shelf.do_send(Lend::Ended { id: file.id });
-        if self.by_id.get(&file.id) == Some(&index) {
-            self.by_id.remove(&file.id);
-        }
-        self.copies_waiting -= file.also.len();
         // Only who held it counts from here on.
         file.proof = None;
-        let also = std::mem::take(&mut file.also);
         match file.place().cloned() {
             Some(place) => {
                 let to = |place: Place| Destination::File { folder: place.folder, name: place.name };
+                let further = self.copies.give_up(&file.id);
                 let what = file.what.clone();
                 self.fail_want(OpenWant { what, to: to(place), failed: Some(file) }, error.clone(), ctx);
-                for (what, _, place) in also {
+                for Further { what, place, .. } in further {
                     self.fail_want(OpenWant { what, to: to(place), failed: None }, error.clone(), ctx);
                 }
             }
@@ -1126,10 +1086,17 @@ impl Downloader {
         self.prepare(index, ctx);
     }
 
-    fn over(&mut self, index: FileIndex) {
-        self.set_stage(index, Stage::Over);
+    /// Takes a file out of the job: it is done, or has failed.
+    fn take_out(&mut self, index: FileIndex) -> Option<JobFile> {
+        let file = self.files.remove(&index)?;
+        self.fetching.remove(&index);
+        self.large.remove(&index);
+        if self.by_id.get(&file.id) == Some(&index) {
+            self.by_id.remove(&file.id);
+        }
         self.plan.remove_file(index);
         self.forget(index);
+        Some(file)
     }
 
     fn forget(&self, index: FileIndex) {
@@ -1291,7 +1258,7 @@ impl Downloader {
         if file.manifest_from == Some(id) {
             file.manifest_from = None;
         }
-        let is_holder = |file: &JobFile| file.stage != Stage::Over && file.holder(&peer).is_some();
+        let is_holder = |file: &JobFile| file.holder(&peer).is_some();
         // Most likely of one that is being fetched too, which is soon found.
         if !self.fetched().chain(self.files.values()).any(is_holder) {
             self.end_source(id, Ending::Missing);
@@ -1498,7 +1465,7 @@ impl Downloader {
     fn end_if_over(&mut self, ctx: &mut Context<Self>) {
         self.advance_trees(ctx);
         self.publish_if_due(ctx);
-        if self.unresolved > 0 || self.copies > 0 || self.open_files > 0 {
+        if self.unresolved > 0 || self.copies.count() > 0 || !self.files.is_empty() {
             return;
         }
         if !std::mem::replace(&mut self.is_over, true) {
@@ -1576,9 +1543,9 @@ impl Drop for Downloader {
             source.connection.do_send(Order::End(Ending::NotNeeded));
         }
         let wanted = self.wants.iter().flatten().map(|want| &want.what);
-        let begun = self.files.values().filter(|file| file.stage != Stage::Over).map(|file| &file.what);
-        let copied = self.files.values().flat_map(|file| file.also.iter().map(|(what, ..)| what));
-        for what in wanted.chain(begun).chain(copied) {
+        let begun = self.files.values().map(|file| &file.what);
+        let copied = self.copies.give_up_all();
+        for what in wanted.chain(begun).chain(copied.iter().map(|further| &further.what)) {
             self.events.do_send(JobEvent::Failed { what: what.to_string(), error: JobError::Interrupted });
         }
     }
@@ -1632,11 +1599,12 @@ impl Handler<SourceReport> for Downloader {
                 self.opened(id, file, size, spans, manifest, ctx)
             }
             SourceFact::Have { id: file, spans } => {
-                let Some(index) = self.by_id.get(&file).copied() else { return };
-                let Some(geometry) = self.files.get(&index).and_then(JobFile::geometry) else { return };
-                let spans: Vec<SpanIndex> =
-                    spans.iter().filter_map(|number| geometry.span(u64::from(*number))).collect();
-                self.plan.extend_holding(id, index, &spans);
+                for index in &self.large {
+                    let known = self.files.get(index).filter(|known| known.id == file);
+                    let Some(geometry) = known.and_then(JobFile::geometry) else { continue };
+                    let spans = spans.iter().filter_map(|number| geometry.span(u64::from(*number)));
+                    self.plan.extend_holding(id, *index, &spans.collect::<Vec<_>>());
+                }
                 self.assign(id);
             }
             SourceFact::Holders { file, holders } => self.heard(id, file, holders, ctx),
@@ -1707,15 +1675,12 @@ impl Handler<CancelJob> for Downloader {
             let error = JobError::Interrupted;
             self.events.do_send(JobEvent::Failed { what: tree.what.to_string(), error });
         }
+        for further in self.copies.give_up_all() {
+            let error = JobError::Interrupted;
+            self.events.do_send(JobEvent::Failed { what: further.what.to_string(), error });
+        }
         self.queue.clear();
         for index in self.files.keys().copied().collect::<Vec<_>>() {
-            let Some(file) = self.files.get_mut(&index) else { continue };
-            let also = std::mem::take(&mut file.also);
-            self.copies_waiting -= also.len();
-            for (what, ..) in also {
-                let error = JobError::Interrupted;
-                self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
-            }
             // All of it is there: it gets its name in a moment.
             let is_there = |file: &JobFile| file.stage == Stage::Finishing && file.place().is_some();
             if !self.files.get(&index).is_some_and(is_there) {

@@ -1,9 +1,8 @@
 //! One file of a job: what is known of it, and what has come of it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::base::limits::{
@@ -41,8 +40,6 @@ pub(super) enum Stage {
     Finishing,
     /// The disk refused, and is asked again in a while. What is there is served meanwhile.
     Waiting,
-    /// It is done or has failed.
-    Over,
 }
 
 /// Where a file of a job goes.
@@ -69,13 +66,6 @@ pub(super) struct JobFile {
     pub id: FileId,
     pub name: FileName,
     pub target: Target,
-    /// Further places for the same content: what was asked for there, and the name.
-    pub also: VecDeque<(What, FileName, Place)>,
-    /// The paths of all of these that there ever were.
-    pub also_at: BTreeSet<PathBuf>,
-    /// Whether a copy to another place is being made: one at a time, for two in one folder would
-    /// have the same part file.
-    pub is_copying: bool,
     pub stage: Stage,
     /// Whether it was found in a wanted folder.
     pub is_of_tree: bool,
@@ -133,9 +123,6 @@ impl JobFile {
             id,
             name,
             target,
-            also: VecDeque::new(),
-            also_at: BTreeSet::new(),
-            is_copying: false,
             stage: Stage::Preparing,
             is_of_tree: false,
             claims: BTreeMap::new(),
@@ -486,16 +473,6 @@ impl JobFile {
             rate_bytes_s,
             sources: self.shares(),
         }
-    }
-
-    /// It is done, or another attempt at it begins: forgets who holds it. A folder has many files, and a job
-    /// lives as long as the last.
-    pub(super) fn forget_holders(&mut self) {
-        self.claims.clear();
-        self.heard.clear();
-        self.lost.clear();
-        self.asked_open.clear();
-        self.delivered.clear();
     }
 
     /// Who delivered how much.

@@ -4,6 +4,7 @@
 
 pub mod assembler;
 pub mod block_server;
+mod copies;
 pub mod dialling;
 pub mod downloader;
 pub mod events;

@@ -1,26 +1,46 @@
 //! Which file of a job goes where: two must not meet at one place.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::base::FileId;
 use crate::base::limits::MAX_TREE_FILES;
+use crate::base::{FileId, FileName};
+use crate::content::folder::Folder;
 use crate::peer::assembler::Place;
 use crate::peer::events::JobError;
+use crate::plan::FileIndex;
 
-/// The file that has a place.
+/// What is the same for places that are one on other systems, in few bytes: a hash of it.
+type Key = [u8; 16];
+
+/// The file that has a place. A job may have millions, so it is little.
 struct Taken {
     id: FileId,
     /// What was typed for it.
-    what: String,
-    path: PathBuf,
-    /// Further paths of the same file that would be this place elsewhere.
-    variants: BTreeSet<PathBuf>,
+    what: Box<str>,
+    folder: Arc<Folder>,
+    name: FileName,
+    /// The last attempt that went there.
+    attempt: FileIndex,
+    /// Further paths of the same file that would be this place elsewhere, with the same.
+    variants: BTreeMap<PathBuf, FileIndex>,
 }
 
-/// The places of a job's files, by what is the same for places that are one on other systems.
+impl Taken {
+    fn new(place: &Place, id: FileId, attempt: FileIndex, what: &str) -> Taken {
+        let (folder, name) = (Arc::clone(&place.folder), place.name.clone());
+        Taken { id, what: what.into(), folder, name, attempt, variants: BTreeMap::new() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path_of(&self.name)
+    }
+}
+
+/// The places of a job's files.
 pub(super) struct Places {
-    taken: BTreeMap<String, Taken>,
+    taken: BTreeMap<Key, Taken>,
     /// Paths in all, and how many it may be.
     paths: usize,
     most: usize,
@@ -31,30 +51,36 @@ impl Places {
         Places { taken: BTreeMap::new(), paths: 0, most: MAX_TREE_FILES }
     }
 
-    /// Gives the place to a file. Fails if another file has it, and that one is alive.
+    /// Gives the place to an attempt at a file; false if it has it already. Fails if another file has it, and
+    /// that one is alive.
     pub(super) fn take(
         &mut self,
         place: &Place,
         id: FileId,
+        attempt: FileIndex,
         what: &str,
         is_alive: impl Fn(&FileId) -> bool,
-    ) -> Result<(), JobError> {
-        let (path, key) = (place.path(), place.clash_key());
-        let Some(taken) = self.taken.get_mut(&key) else {
-            self.taken.insert(key, Taken { id, what: what.to_owned(), path, variants: BTreeSet::new() });
+    ) -> Result<bool, JobError> {
+        let Some(taken) = self.taken.get_mut(&key_of(place)) else {
+            self.taken.insert(key_of(place), Taken::new(place, id, attempt, what));
             self.paths += 1;
-            return Ok(());
+            return Ok(true);
         };
+        let (path, there) = (place.path(), taken.path());
         if taken.id == id {
-            self.paths += usize::from(taken.path != path && taken.variants.insert(path));
-            return Ok(());
+            if path == there {
+                return Ok(std::mem::replace(&mut taken.attempt, attempt) != attempt);
+            }
+            let former = taken.variants.insert(path, attempt);
+            self.paths += usize::from(former.is_none());
+            return Ok(former != Some(attempt));
         }
         if is_alive(&taken.id) {
-            return Err(JobError::SamePlace { path, there: taken.path.clone(), other: taken.what.clone() });
+            return Err(JobError::SamePlace { path, there, other: taken.what.to_string() });
         }
         self.paths -= taken.variants.len();
-        *taken = Taken { id, what: what.to_owned(), path, variants: BTreeSet::new() };
-        Ok(())
+        *taken = Taken::new(place, id, attempt, what);
+        Ok(true)
     }
 
     /// Whether there are as many as a job takes: [`MAX_TREE_FILES`].
@@ -65,17 +91,20 @@ impl Places {
     /// Whether this one is among them.
     pub(super) fn has(&self, place: &Place) -> bool {
         let path = place.path();
-        let taken = self.taken.get(&place.clash_key());
-        taken.is_some_and(|taken| taken.path == path || taken.variants.contains(&path))
+        let taken = self.taken.get(&key_of(place));
+        taken.is_some_and(|taken| taken.path() == path || taken.variants.contains_key(&path))
     }
+}
+
+fn key_of(place: &Place) -> Key {
+    let hash = blake3::hash(place.clash_key().as_bytes());
+    let (key, _) = hash.as_bytes().split_first_chunk().expect("a hash is longer");
+    *key
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::content::folder::Folder;
 
     fn place(folder: &Arc<Folder>, name: &str) -> Place {
         let name = name.parse().unwrap();
@@ -90,7 +119,7 @@ mod tests {
         let mut take = |name: &str, id, is_alive: bool| {
             let place = place(&folder, name);
             let is_full = places.is_full() && !places.has(&place);
-            (!is_full).then(|| places.take(&place, id, name, |_| is_alive).is_ok())
+            (!is_full).then(|| places.take(&place, id, FileIndex(1), name, |_| is_alive).is_ok())
         };
         // A folder is listed, fails, and is listed again.
         for _ in 0..3 {
@@ -107,5 +136,20 @@ mod tests {
         assert_eq!(take("one/y", c, false), Some(true), "in the place of one that has failed");
         assert_eq!(take("two/y", a, true), Some(true), "its other path is free");
         assert_eq!(take("two/z", a, true), None);
+    }
+
+    #[test]
+    fn the_same_wish_again_is_known_until_there_is_another_attempt() {
+        let folder = Arc::new(Folder::open(std::path::Path::new("/")).unwrap());
+        let id = FileId::from_bytes([1; 32]);
+        let mut places = Places::new();
+        let mut take = |name: &str, attempt| {
+            places.take(&place(&folder, name), id, FileIndex(attempt), name, |_| true).unwrap()
+        };
+        for attempt in [3, 8] {
+            assert!(take("x", attempt) && take("X", attempt) && take("y", attempt));
+            assert!(!take("x", attempt) && !take("X", attempt) && !take("y", attempt));
+        }
+        assert_eq!(places.paths, 3);
     }
 }

@@ -1,0 +1,142 @@
+//! Contents of a job that have come, and further places for them: a content is fetched once, and copied.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::base::{FileId, FileName, What};
+use crate::content::folder::Folder;
+use crate::peer::assembler::Place;
+use crate::plan::FileIndex;
+
+/// A further place for a content.
+pub(super) struct Further {
+    /// What was asked for there, as it was typed.
+    pub what: What,
+    pub name: FileName,
+    pub place: Place,
+}
+
+/// Where a content stands, which is little: a job may have a million.
+struct Standing {
+    attempt: FileIndex,
+    folder: Arc<Folder>,
+    name: FileName,
+}
+
+/// The further places of a content.
+#[derive(Default)]
+struct Wanted {
+    waiting: VecDeque<Further>,
+    is_copying: bool,
+}
+
+/// The contents of a job that stand somewhere, and the copies of contents that are wanted.
+#[derive(Default)]
+pub(super) struct Copies {
+    standing: BTreeMap<FileId, Standing>,
+    wanted: BTreeMap<FileId, Wanted>,
+    /// Copies that wait or are being made.
+    count: usize,
+}
+
+impl Copies {
+    /// A content stands at this place now.
+    pub(super) fn stands(&mut self, id: FileId, attempt: FileIndex, place: &Place) {
+        let (folder, name) = (Arc::clone(&place.folder), place.name.clone());
+        self.standing.insert(id, Standing { attempt, folder, name });
+    }
+
+    /// The attempt by which a content has come, if it has.
+    pub(super) fn attempt(&self, id: &FileId) -> Option<FileIndex> {
+        self.standing.get(id).map(|standing| standing.attempt)
+    }
+
+    /// A content that is being fetched, or has come, is wanted at this place too.
+    pub(super) fn want(&mut self, id: FileId, further: Further) {
+        self.count += 1;
+        self.wanted.entry(id).or_default().waiting.push_back(further);
+    }
+
+    /// The next copy to make of a content that has come: where from, and where to. One at a time, for two in
+    /// one folder would have the same part file: it has to be told when it is made.
+    pub(super) fn next(&mut self, id: &FileId) -> Option<(Arc<Folder>, FileName, Further)> {
+        let standing = self.standing.get(id)?;
+        let wanted = self.wanted.get_mut(id).filter(|wanted| !wanted.is_copying)?;
+        let further = wanted.waiting.pop_front()?;
+        wanted.is_copying = true;
+        Some((Arc::clone(&standing.folder), standing.name.clone(), further))
+    }
+
+    /// A copy is made, or cannot be.
+    pub(super) fn made(&mut self, id: &FileId) {
+        self.count -= 1;
+        if let Some(wanted) = self.wanted.get_mut(id) {
+            wanted.is_copying = false;
+            if wanted.waiting.is_empty() {
+                self.wanted.remove(id);
+            }
+        }
+    }
+
+    /// A content does not come: the places at which it was wanted.
+    pub(super) fn give_up(&mut self, id: &FileId) -> VecDeque<Further> {
+        let waiting = self.wanted.get_mut(id).map(|wanted| std::mem::take(&mut wanted.waiting));
+        let waiting = waiting.unwrap_or_default();
+        self.count -= waiting.len();
+        if self.wanted.get(id).is_some_and(|wanted| !wanted.is_copying) {
+            self.wanted.remove(id);
+        }
+        waiting
+    }
+
+    /// [`Copies::give_up`] of all contents.
+    pub(super) fn give_up_all(&mut self) -> Vec<Further> {
+        let ids: Vec<FileId> = self.wanted.keys().copied().collect();
+        ids.iter().flat_map(|id| self.give_up(id)).collect()
+    }
+
+    /// How many copies wait or are being made.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_of_a_content_are_made_one_after_the_other_once_it_has_come_and_all_are_counted() {
+        let folder = Arc::new(Folder::open(std::path::Path::new("/")).unwrap());
+        let place = |name: &str| Place {
+            folder: Arc::clone(&folder),
+            name: name.parse().unwrap(),
+            overwrite: false,
+            is_noted: false,
+            namesake: None,
+        };
+        let further = |name: &str| Further {
+            what: name.parse().unwrap(),
+            name: name.parse().unwrap(),
+            place: place(name),
+        };
+        let [id, other] = [1, 2].map(|byte| FileId::from_bytes([byte; 32]));
+        let mut copies = Copies::default();
+        ["b", "c", "d"].into_iter().for_each(|name| copies.want(id, further(name)));
+        copies.want(other, further("x"));
+        assert!(copies.next(&id).is_none(), "it has not come");
+        copies.stands(id, FileIndex(7), &place("a"));
+        assert_eq!((copies.attempt(&id), copies.attempt(&other)), (Some(FileIndex(7)), None));
+        let (_, from, to) = copies.next(&id).unwrap();
+        assert_eq!((from.as_str(), to.name.as_str()), ("a", "b"));
+        assert!(copies.next(&id).is_none(), "one is being made");
+        assert_eq!(copies.count(), 4);
+        copies.made(&id);
+        assert_eq!(copies.next(&id).map(|(_, _, to)| to.name.to_string()), Some("c".into()));
+        assert_eq!(copies.give_up_all().len(), 2);
+        assert_eq!(copies.count(), 1);
+        copies.made(&id);
+        assert_eq!(copies.count(), 0);
+        assert!(copies.wanted.is_empty() && copies.give_up(&id).is_empty());
+    }
+}
