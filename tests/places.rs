@@ -13,9 +13,11 @@ use enxame_actors::peer::PeerError;
 use enxame_actors::peer::events::{JobError, JobEvent};
 use enxame_actors::peer::open_folder;
 use enxame_actors::wire::peer::ToHolder;
+use enxame_actors::wire::tracker::{Candidate, Holder};
 use support::files::SPAN;
 use support::holder::{Asked, spans_asked};
 use support::job::{Running, assert_sums_up, fetch, into_folder, part_files, share, to_name, to_stream};
+use support::proxy::RefusingAddress;
 use support::tracker::{Script, candidate};
 use support::{Behaviour, Content, FakeHolder, FakeTracker, Test, system_test};
 use tokio::sync::mpsc;
@@ -427,6 +429,30 @@ fn a_stream_and_a_file_of_one_content_both_get_it() {
         assert!(got == content.data);
         assert!(content.stands_at(&to.join("x")));
         assert_eq!(told.all_done().len(), 2, "{told:#?}");
+    });
+}
+
+#[test]
+fn a_stream_that_was_begun_with_a_size_that_nobody_proves_begins_anew_with_the_other_one() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 5000);
+        let holder = FakeHolder::start(&test, "right", std::slice::from_ref(&content), Behaviour::Honest);
+        let right = candidate(&content, &["x"], vec![holder.listed()]);
+        // Of as many holders of each size the larger size is believed.
+        let away = RefusingAddress::new();
+        let wrong = Holder { peer: "wrong".parse().unwrap(), address: away.address(), ..holder.listed() };
+        let wrong = Candidate { size: 5001, ..candidate(&content, &["x"], vec![wrong]) };
+        let candidates = vec![wrong, right];
+        let tracker = FakeTracker::start(&test, Script { candidates, ..Script::default() });
+        let (write, mut read) = pipe();
+        let running = Running::start(&test, tracker.address(), vec![to_stream("x", write)]);
+        let mut got = Vec::new();
+        while let Some(data) = test.wait_for("the stream", read.recv()).await {
+            got.extend(data);
+        }
+        let told = running.finish().await;
+        assert_eq!(told.done().size, content.size(), "{told:#?}");
+        assert!(got == content.data);
     });
 }
 

@@ -18,7 +18,6 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 
-use crate::base::limits::{MAX_DOWNLOAD_CONNECTIONS, MAX_HANDED_OVER};
 use crate::base::{FileId, FileName, Geometry, IoBuffer, SpanIndex, SpanSet};
 use crate::content::clash_key;
 use crate::content::folder::{Folder, Stamp};
@@ -30,9 +29,8 @@ use crate::content::tree::{Proof, hash_file};
 use crate::peer::events::JobError;
 use crate::plan::FileIndex;
 
-/// Messages that may wait without being sent again later: what sources may have on its way, and one more
-/// for each from the job.
-const MAILBOX: usize = MAX_DOWNLOAD_CONNECTIONS * (MAX_HANDED_OVER + 1);
+/// Messages that may wait without being sent again later: one per source, and as many from the job.
+const MAILBOX: usize = 64;
 
 /// A place for a file.
 #[derive(Clone, Debug)]
@@ -679,6 +677,25 @@ impl Handler<Forget> for Assembler {
 
     fn handle(&mut self, Forget { file }: Forget, _: &mut Self::Context) {
         self.files.remove(&file);
+    }
+}
+
+/// Give the stream of a file back, if nothing was written to it.
+#[derive(Message)]
+#[rtype(result = "Option<Box<dyn Write + Send>>")]
+pub struct GiveStreamBack {
+    /// The file.
+    pub file: FileIndex,
+}
+
+impl Handler<GiveStreamBack> for Assembler {
+    type Result = Option<Box<dyn Write + Send>>;
+
+    fn handle(&mut self, GiveStreamBack { file }: GiveStreamBack, _: &mut Self::Context) -> Self::Result {
+        match self.files.get_mut(&file) {
+            Some(Assembly::Ordered(ordered)) if ordered.next == 0 => ordered.writer.take(),
+            _ => None,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::peer::assembler::Place;
 use crate::plan::FileIndex;
 
 /// A further place for a content.
+#[derive(Clone)]
 pub(super) struct Further {
     /// What was asked for there, as it was typed.
     pub what: What,
@@ -26,7 +27,8 @@ struct Standing {
 /// The further places of a content.
 #[derive(Default)]
 struct Wanted {
-    waiting: VecDeque<Further>,
+    places: VecDeque<Further>,
+    /// Whether the copy to the first of them is being made.
     is_copying: bool,
 }
 
@@ -54,45 +56,51 @@ impl Copies {
     /// A content that is being fetched, or has come, is wanted at this place too.
     pub(super) fn want(&mut self, id: FileId, further: Further) {
         self.count += 1;
-        self.wanted.entry(id).or_default().waiting.push_back(further);
+        self.wanted.entry(id).or_default().places.push_back(further);
     }
 
     /// The next copy to make of a content that has come: where from, and where to. One at a time, for two in
-    /// one folder would have the same part file: it has to be told when it is made.
-    pub(super) fn next(&mut self, id: &FileId) -> Option<(Arc<Folder>, FileName, Further)> {
+    /// one folder would have the same part file: [`Copies::made`] has to be told its end.
+    pub(super) fn next(&mut self, id: &FileId) -> Option<(Arc<Folder>, FileName, Place)> {
         let standing = self.standing.get(id)?;
         let wanted = self.wanted.get_mut(id).filter(|wanted| !wanted.is_copying)?;
-        let further = wanted.waiting.pop_front()?;
         wanted.is_copying = true;
-        Some((Arc::clone(&standing.folder), standing.name.clone(), further))
+        let to = wanted.places.front()?.place.clone();
+        Some((Arc::clone(&standing.folder), standing.name.clone(), to))
     }
 
-    /// A copy is made, or cannot be.
-    pub(super) fn made(&mut self, id: &FileId) {
-        self.count -= 1;
-        if let Some(wanted) = self.wanted.get_mut(id) {
-            wanted.is_copying = false;
-            if wanted.waiting.is_empty() {
-                self.wanted.remove(id);
-            }
-        }
-    }
-
-    /// A content does not come: the places at which it was wanted.
-    pub(super) fn give_up(&mut self, id: &FileId) -> VecDeque<Further> {
-        let waiting = self.wanted.get_mut(id).map(|wanted| std::mem::take(&mut wanted.waiting));
-        let waiting = waiting.unwrap_or_default();
-        self.count -= waiting.len();
-        if self.wanted.get(id).is_some_and(|wanted| !wanted.is_copying) {
+    /// The copy is made, or cannot be: the place it was for.
+    pub(super) fn made(&mut self, id: &FileId) -> Option<Further> {
+        let wanted = self.wanted.get_mut(id)?;
+        wanted.is_copying = false;
+        let further = wanted.places.pop_front()?;
+        if wanted.places.is_empty() {
             self.wanted.remove(id);
         }
-        waiting
+        self.count -= 1;
+        Some(further)
+    }
+
+    /// A content does not come: the places at which it was wanted, except for a copy that is being made.
+    pub(super) fn give_up(&mut self, id: &FileId) -> VecDeque<Further> {
+        let Some(wanted) = self.wanted.get_mut(id) else { return VecDeque::new() };
+        let given_up = wanted.places.split_off(usize::from(wanted.is_copying));
+        if wanted.places.is_empty() {
+            self.wanted.remove(id);
+        }
+        self.count -= given_up.len();
+        given_up
     }
 
     /// [`Copies::give_up`] of all contents.
     pub(super) fn give_up_all(&mut self) -> Vec<Further> {
         let ids: Vec<FileId> = self.wanted.keys().copied().collect();
         ids.iter().flat_map(|id| self.give_up(id)).collect()
+    }
+
+    /// All places for which there is no copy yet.
+    pub(super) fn places(&self) -> impl Iterator<Item = &Further> {
+        self.wanted.values().flat_map(|wanted| &wanted.places)
     }
 
     /// How many copies wait or are being made.
@@ -129,13 +137,14 @@ mod tests {
         assert_eq!((copies.attempt(&id), copies.attempt(&other)), (Some(FileIndex(7)), None));
         let (_, from, to) = copies.next(&id).unwrap();
         assert_eq!((from.as_str(), to.name.as_str()), ("a", "b"));
+        assert_eq!(copies.places().count(), 4);
         assert!(copies.next(&id).is_none(), "one is being made");
         assert_eq!(copies.count(), 4);
-        copies.made(&id);
+        assert_eq!(copies.made(&id).map(|made| made.name.to_string()), Some("b".into()));
         assert_eq!(copies.next(&id).map(|(_, _, to)| to.name.to_string()), Some("c".into()));
         assert_eq!(copies.give_up_all().len(), 2);
         assert_eq!(copies.count(), 1);
-        copies.made(&id);
+        assert_eq!(copies.made(&id).map(|made| made.name.to_string()), Some("c".into()));
         assert_eq!(copies.count(), 0);
         assert!(copies.wanted.is_empty() && copies.give_up(&id).is_empty());
     }

@@ -23,8 +23,8 @@ use crate::content::folder::{Folder, Stamp};
 use crate::content::tree::{Proof, SpanHash};
 use crate::net::Limiter;
 use crate::peer::assembler::{
-    Assembler, Begin, Begun, Copy, Finish, Forget, Handoff, Outcome, Output, Place, Prepare, PrepareEach,
-    Prepared, Publish, StopAssembling, StreamAdvanced,
+    Assembler, Begin, Begun, Copy, Finish, Forget, GiveStreamBack, Handoff, Outcome, Output, Place, Prepare,
+    PrepareEach, Prepared, Publish, StopAssembling, StreamAdvanced,
 };
 use crate::peer::copies::{Copies, Further};
 use crate::peer::dialling::{DialPermits, RegisteredAgain};
@@ -140,7 +140,7 @@ impl AskedPeers {
     }
 }
 
-/// A want that no tracker has answered yet.
+/// A want that no tracker has answered yet, or not since it failed.
 struct OpenWant {
     what: What,
     to: Destination,
@@ -174,9 +174,9 @@ pub struct Downloader {
     holders: Holders,
     /// Those that are not over. Another attempt at one is another file, so that nothing late meets it.
     files: BTreeMap<FileIndex, JobFile>,
-    next_file: u32,
-    /// Of several with one id, one that has a place.
-    by_id: BTreeMap<FileId, FileIndex>,
+    next_file: u64,
+    /// The same. Several with one id are streams, and one that has a place.
+    by_id: BTreeSet<(FileId, FileIndex)>,
     places: Places,
     /// Files whose turn has not come.
     queue: VecDeque<FileIndex>,
@@ -239,7 +239,7 @@ impl Downloader {
             holders: Holders::new(config.us, config.listens_on),
             files: BTreeMap::new(),
             next_file: 0,
-            by_id: BTreeMap::new(),
+            by_id: BTreeSet::new(),
             places: Places::new(),
             queue: VecDeque::new(),
             fetching: BTreeSet::new(),
@@ -281,7 +281,7 @@ impl Downloader {
 
     /// The files in the stage of that name.
     fn fetched(&self) -> impl Iterator<Item = &JobFile> {
-        self.fetching.iter().filter_map(|index| self.files.get(index))
+        at(&self.fetching, &self.files)
     }
 
     /// Asks the assembler, and takes its answer as one step of this actor.
@@ -315,9 +315,13 @@ impl Downloader {
         // A job that was cancelled has given up its wants.
         let Some(OpenWant { what, to, failed }) = self.wants[want].take() else { return };
         self.unresolved -= 1;
-        if let (Ok(candidates), Some(failed)) = (&answer, failed) {
-            failed.note_unlisted(candidates, &mut self.holders);
-        }
+        let failed = match &answer {
+            Ok(candidates) => {
+                failed.iter().for_each(|failed| failed.note_unlisted(candidates, &mut self.holders));
+                None
+            }
+            Err(_) => failed,
+        };
         match choose(answer) {
             Ok(candidates) => {
                 let name = candidates.first().map(|first| name_of(&what, first));
@@ -326,7 +330,7 @@ impl Downloader {
                     self.prepare(file, ctx);
                 }
             }
-            Err(error) => self.fail_want(OpenWant { what, to, failed: None }, error, ctx),
+            Err(error) => self.fail_want(OpenWant { what, to, failed }, error, ctx),
         }
         self.end_if_over(ctx);
     }
@@ -392,11 +396,15 @@ impl Downloader {
         let holders = candidates.iter().map(|candidate| candidate.holder_count).sum();
         self.events.do_send(JobEvent::Found { name: name.clone(), id: first.id, size: first.size, holders });
         if let Target::Place(place) = &target {
-            let known = self.by_id.get(&first.id).copied();
-            let has_place = |known: &FileIndex| self.files.get(known).is_some_and(|it| it.place().is_some());
-            let known = known.filter(has_place).or_else(|| self.copies.attempt(&first.id));
+            let (files, by_id, copies) = (&self.files, &self.by_id, &self.copies);
+            let attempt_at = |id: &FileId| {
+                let mut known = with_id(by_id, *id).filter_map(|index| files.get(&index));
+                let placed = known.find(|file| file.place().is_some());
+                placed.map(|file| file.attempt).or_else(|| copies.attempt(id))
+            };
+            let known = attempt_at(&first.id);
             let attempt = known.unwrap_or(FileIndex(self.next_file));
-            let is_alive = |id: &FileId| self.by_id.contains_key(id) || self.copies.attempt(id).is_some();
+            let is_alive = |id: &FileId, attempt| attempt_at(id) == Some(attempt);
             let text = what.to_string();
             match self.places.take(place, first.id, attempt, &text, is_alive) {
                 // What goes through a stream cannot be copied: it is fetched for each place.
@@ -419,7 +427,7 @@ impl Downloader {
             }
         }
         let now = Instant::now();
-        let mut file = JobFile::new(what, first.id, name, target, now);
+        let mut file = JobFile::new(FileIndex(self.next_file), what, first.id, name, target, now);
         file.is_of_tree = is_of_tree;
         file.learn(candidates, &mut self.holders, now);
         self.tell_who_is_back();
@@ -427,13 +435,16 @@ impl Downloader {
             // Nobody but us: the size is all there is to learn.
             file.believe(first.size);
         }
+        Some(self.enter(file))
+    }
+
+    /// Enters a file under the next index.
+    fn enter(&mut self, file: JobFile) -> FileIndex {
         let index = FileIndex(self.next_file);
         self.next_file += 1;
-        if file.place().is_some() || !self.by_id.contains_key(&file.id) {
-            self.by_id.insert(file.id, index);
-        }
+        self.by_id.insert((file.id, index));
         self.files.insert(index, file);
-        Some(index)
+        index
     }
 
     fn prepare(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
@@ -464,7 +475,7 @@ impl Downloader {
                 self.advance_queue(ctx);
             }
             Ok(Prepared::Same(stamp)) => {
-                file.kept_bytes = file.size();
+                file.kept_bytes = file.size().saturating_sub(file.fetched_bytes);
                 self.done(index, Some(stamp), ctx);
             }
             Err(error) => self.fail(index, error, ctx),
@@ -493,10 +504,7 @@ impl Downloader {
             if is_large.is_none() {
                 continue;
             }
-            self.set_stage(index, Stage::Fetching);
-            self.want_connections(ctx);
-            self.engage(index, ctx);
-            self.check_hope(index, ctx);
+            self.fetch(index, ctx);
         }
     }
 
@@ -873,10 +881,14 @@ impl Downloader {
         ctx: &mut Context<Self>,
     ) {
         let now = Instant::now();
+        // Of a file that waits for the disk it is there all the same.
+        let is_planned = self.plan.file(index).is_some();
         let settled = self.plan.stored(id, index, span, now);
         let Some(file) = self.files.get_mut(&index) else { return };
-        let (Settled::Used { complete }, Some(geometry)) = (settled, file.geometry()) else {
-            return self.waste(index, span);
+        let (complete, geometry) = match (settled, file.geometry()) {
+            (Settled::Used { complete }, Some(geometry)) => (complete, geometry),
+            (Settled::Wasted, Some(geometry)) if !is_planned => (false, geometry),
+            _ => return self.waste(index, span),
         };
         // A source that has ended meanwhile has delivered all the same.
         if let Some(source) = self.sources.get(&id) {
@@ -942,6 +954,7 @@ impl Downloader {
         }
         let finished = Lend::Finished { id: file.id };
         match (&self.library, stamp, &file.target, &file.proof) {
+            (.., Target::Stream(_), _) => {}
             (Some(library), Some(stamp), Target::Place(place), Some(proof)) => {
                 let add = AddFile { name: place.name.clone(), proof: proof.clone(), stamp };
                 // The shelf serves it until the library does, so that nobody is turned away between.
@@ -956,7 +969,7 @@ impl Downloader {
             self.events.do_send(JobEvent::Progress(file.progress(file.size(), rate_bytes_s)));
         }
         if let Some(place) = file.place() {
-            self.copies.stands(file.id, index, place);
+            self.copies.stands(file.id, file.attempt, place);
         }
         self.events.do_send(JobEvent::Done(FileDone {
             id: file.id,
@@ -1001,28 +1014,32 @@ impl Downloader {
     /// Copies a content that has come to the next of the other places where it was asked for.
     fn copy_on(&mut self, id: FileId, ctx: &mut Context<Self>) {
         let Some((folder, name, to)) = self.copies.next(&id) else { return };
-        let copy = Copy { from: (folder, name), to: to.place.clone(), id };
-        self.ask(copy, ctx, move |job, copied, ctx| {
-            let Further { what, name, place } = to;
-            job.copies.made(&id);
-            job.patience.remove(&what.to_string());
-            job.events.do_send(match &copied {
-                Ok((stamp, _)) => JobEvent::Done(FileDone {
-                    name,
-                    id,
-                    size: stamp.size,
-                    path: Some(place.path()),
-                    elapsed: job.started.elapsed(),
-                    fetched_bytes: 0,
-                    kept_bytes: stamp.size,
-                    wasted_bytes: 0,
-                    sources: Vec::new(),
-                }),
-                Err(error) => JobEvent::Failed { what: what.to_string(), error: error.clone() },
-            });
-            if let (Some(library), Ok((stamp, proof))) = (&job.library, copied) {
-                // Shared at once, and not when a look finds it.
-                library.do_send(AddFile { name: place.name, proof, stamp });
+        self.ask(Copy { from: (folder, name), to, id }, ctx, move |job, copied, ctx| {
+            let Some(Further { what, name, place }) = job.copies.made(&id) else { return };
+            match copied {
+                Ok((stamp, proof)) => {
+                    job.patience.remove(&what.to_string());
+                    job.events.do_send(JobEvent::Done(FileDone {
+                        name,
+                        id,
+                        size: stamp.size,
+                        path: Some(place.path()),
+                        elapsed: job.started.elapsed(),
+                        fetched_bytes: 0,
+                        kept_bytes: stamp.size,
+                        wasted_bytes: 0,
+                        sources: Vec::new(),
+                    }));
+                    if let Some(library) = &job.library {
+                        // Shared at once, and not when a look finds it.
+                        library.do_send(AddFile { name: place.name, proof, stamp });
+                    }
+                }
+                Err(error) => {
+                    job.places.give_back(&place);
+                    let to = Destination::File { folder: place.folder, name: place.name };
+                    job.fail_want(OpenWant { what, to, failed: None }, error, ctx);
+                }
             }
             job.copy_on(id, ctx);
             job.end_if_over(ctx);
@@ -1035,7 +1052,7 @@ impl Downloader {
             return self.wait(index, error, ctx);
         }
         let Some(mut file) = self.take_out(index) else { return };
-        self.shelf.do_send(Lend::Ended { id: file.id });
+        self.end_lending(&file);
         // Only who held it counts from here on.
         file.proof = None;
         match file.place().cloned() {
@@ -1060,9 +1077,10 @@ impl Downloader {
 
     /// The disk refused a file of a patient job: it keeps what it has, and goes on later.
     fn wait(&mut self, index: FileIndex, error: JobError, ctx: &mut Context<Self>) {
-        // Of several spans that came at the same time, each met the same trouble.
-        let file = self.files.get_mut(&index).filter(|file| file.stage != Stage::Waiting);
-        let Some(file) = file else { return };
+        // Of several spans that came at the same time, each met the same trouble; and the file may be begun again
+        // already, which will tell.
+        let is_met = |file: &JobFile| file.stage == Stage::Waiting || file.is_beginning;
+        let Some(file) = self.files.get_mut(&index).filter(|file| !is_met(file)) else { return };
         self.events.do_send(JobEvent::Failed { what: file.what.to_string(), error });
         if file.stage == Stage::Finishing {
             // Its part file is closed.
@@ -1091,12 +1109,17 @@ impl Downloader {
         let file = self.files.remove(&index)?;
         self.fetching.remove(&index);
         self.large.remove(&index);
-        if self.by_id.get(&file.id) == Some(&index) {
-            self.by_id.remove(&file.id);
-        }
+        self.by_id.remove(&(file.id, index));
         self.plan.remove_file(index);
         self.forget(index);
         Some(file)
+    }
+
+    /// What is there of a file is not served while it grows any more. Of a stream nothing is.
+    fn end_lending(&self, file: &JobFile) {
+        if file.place().is_some() {
+            self.shelf.do_send(Lend::Ended { id: file.id });
+        }
     }
 
     fn forget(&self, index: FileIndex) {
@@ -1123,8 +1146,8 @@ impl Downloader {
         let is_young = now.saturating_duration_since(self.started) < HALF_CONNECTED_FOR;
         let most = if is_young { self.max_sources() / 2 } else { self.max_sources() };
         while self.sources.len() < most {
-            let files = self.fetching.iter().filter_map(|index| self.files.get(index));
-            let is_wanted = |peer: &PeerId| files.clone().any(|file| file.holder(peer).is_some());
+            let is_wanted =
+                |peer: &PeerId| at(&self.fetching, &self.files).any(|file| file.holder(peer).is_some());
             let Some((peer, address)) = self.holders.dial(is_wanted, now, &mut self.rng) else { break };
             self.dial(peer, address, now);
         }
@@ -1292,19 +1315,53 @@ impl Downloader {
         }
     }
 
-    /// Begins a file anew with another size that is claimed; whether there is one.
-    fn believe_another(&mut self, index: FileIndex, ctx: &mut Context<Self>) -> bool {
-        let Some(file) = self.files.get_mut(&index) else { return false };
+    /// Begins a file anew with another size that is claimed; whether there is one. It has another index then,
+    /// so that nothing meets it that was asked for with the former size.
+    fn believe_another(&mut self, former: FileIndex, ctx: &mut Context<Self>) -> bool {
+        let Some(file) = self.files.get_mut(&former) else { return false };
         if !file.believe_another() {
             return false;
         }
+        let index = FileIndex(self.next_file);
+        let is_streaming = matches!(file.target, Target::Stream(None));
+        if is_streaming {
+            self.ask(GiveStreamBack { file: former }, ctx, move |job, stream, ctx| {
+                job.stream_again(index, stream, ctx);
+            });
+        }
+        let Some(mut file) = self.take_out(former) else { return false };
+        self.end_lending(&file);
         file.alive = Instant::now();
-        self.shelf.do_send(Lend::Ended { id: file.id });
-        self.plan.remove_file(index);
-        self.forget(index);
+        self.enter(file);
+        if is_streaming {
+            self.set_stage(index, Stage::Preparing);
+        } else {
+            self.fetch(index, ctx);
+        }
+        true
+    }
+
+    fn fetch(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
+        self.set_stage(index, Stage::Fetching);
         self.want_connections(ctx);
         self.engage(index, ctx);
-        true
+        self.check_hope(index, ctx);
+    }
+
+    /// A stream begins anew with another size; not if something of the former one went out.
+    fn stream_again(
+        &mut self,
+        index: FileIndex,
+        stream: Option<Box<dyn std::io::Write + Send>>,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(file) = self.file_in(Stage::Preparing, index) else { return };
+        if stream.is_some() {
+            file.target = Target::Stream(stream);
+            return self.fetch(index, ctx);
+        }
+        let reasons = self.files.get(&index).map(|file| file.reasons(&self.holders)).unwrap_or_default();
+        self.fail(index, JobError::Undelivered(reasons), ctx);
     }
 
     fn search(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
@@ -1462,6 +1519,10 @@ impl Downloader {
 
     // ---- the end ----
 
+    fn tell_interrupted(&self, what: &What) {
+        self.events.do_send(JobEvent::Failed { what: what.to_string(), error: JobError::Interrupted });
+    }
+
     fn end_if_over(&mut self, ctx: &mut Context<Self>) {
         self.advance_trees(ctx);
         self.publish_if_due(ctx);
@@ -1501,6 +1562,19 @@ impl From<TrackerFailure> for JobError {
             TrackerFailure::Refused { tracker, why } => JobError::Refused { tracker, why },
         }
     }
+}
+
+/// The indexes of the files that have this id.
+fn with_id(by_id: &BTreeSet<(FileId, FileIndex)>, id: FileId) -> impl Iterator<Item = FileIndex> {
+    by_id.range((id, FileIndex(0))..=(id, FileIndex(u64::MAX))).map(|(_, index)| *index)
+}
+
+/// The files under these indexes.
+fn at<'a>(
+    indexes: &'a BTreeSet<FileIndex>,
+    files: &'a BTreeMap<FileIndex, JobFile>,
+) -> impl Iterator<Item = &'a JobFile> {
+    indexes.iter().filter_map(|index| files.get(index))
 }
 
 /// The candidates of the one id that a question found. What nobody but us has does not make a name
@@ -1543,11 +1617,10 @@ impl Drop for Downloader {
             source.connection.do_send(Order::End(Ending::NotNeeded));
         }
         let wanted = self.wants.iter().flatten().map(|want| &want.what);
+        let listed = self.trees.values().map(|tree| &tree.what);
         let begun = self.files.values().map(|file| &file.what);
-        let copied = self.copies.give_up_all();
-        for what in wanted.chain(begun).chain(copied.iter().map(|further| &further.what)) {
-            self.events.do_send(JobEvent::Failed { what: what.to_string(), error: JobError::Interrupted });
-        }
+        let copied = self.copies.places().map(|further| &further.what);
+        wanted.chain(listed).chain(begun).chain(copied).for_each(|what| self.tell_interrupted(what));
     }
 }
 
@@ -1599,11 +1672,10 @@ impl Handler<SourceReport> for Downloader {
                 self.opened(id, file, size, spans, manifest, ctx)
             }
             SourceFact::Have { id: file, spans } => {
-                for index in &self.large {
-                    let known = self.files.get(index).filter(|known| known.id == file);
-                    let Some(geometry) = known.and_then(JobFile::geometry) else { continue };
+                for index in with_id(&self.by_id, file) {
+                    let Some(geometry) = self.files.get(&index).and_then(JobFile::geometry) else { continue };
                     let spans = spans.iter().filter_map(|number| geometry.span(u64::from(*number)));
-                    self.plan.extend_holding(id, *index, &spans.collect::<Vec<_>>());
+                    self.plan.extend_holding(id, index, &spans.collect::<Vec<_>>());
                 }
                 self.assign(id);
             }
@@ -1663,22 +1735,12 @@ impl Handler<CancelJob> for Downloader {
 
     fn handle(&mut self, _: CancelJob, ctx: &mut Self::Context) {
         self.is_patient = false;
-        for want in 0..self.wants.len() {
-            if let Some(OpenWant { what, .. }) = self.wants[want].take() {
-                self.unresolved -= 1;
-                let error = JobError::Interrupted;
-                self.events.do_send(JobEvent::Failed { what: what.to_string(), error });
-            }
-        }
-        for (_, tree) in std::mem::take(&mut self.trees) {
-            self.unresolved -= 1;
-            let error = JobError::Interrupted;
-            self.events.do_send(JobEvent::Failed { what: tree.what.to_string(), error });
-        }
-        for further in self.copies.give_up_all() {
-            let error = JobError::Interrupted;
-            self.events.do_send(JobEvent::Failed { what: further.what.to_string(), error });
-        }
+        let wanted = self.wants.iter_mut().filter_map(Option::take).map(|want| want.what);
+        let listed = std::mem::take(&mut self.trees).into_values().map(|tree| tree.what);
+        let copied = self.copies.give_up_all().into_iter().map(|further| further.what);
+        let given_up: Vec<What> = wanted.chain(listed).chain(copied).collect();
+        given_up.iter().for_each(|what| self.tell_interrupted(what));
+        self.unresolved = 0;
         self.queue.clear();
         for index in self.files.keys().copied().collect::<Vec<_>>() {
             // All of it is there: it gets its name in a moment.
@@ -1813,7 +1875,7 @@ mod tests {
     #[test]
     fn a_source_is_asked_who_else_has_thirty_two_files_at_a_time() {
         let mut asked = AskedPeers::default();
-        let number = |number: usize| FileIndex(number as u32);
+        let number = |number: usize| FileIndex(number as u64);
         let more = (0..99).filter(|file| asked.ask(number(*file))).count();
         assert_eq!(more, MAX_PEERS_IN_FLIGHT);
         asked.has_answered(number(5));

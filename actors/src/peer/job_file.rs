@@ -13,7 +13,7 @@ use crate::base::{FileId, FileName, Geometry, PeerId, What};
 use crate::content::tree::Proof;
 use crate::peer::assembler::Place;
 use crate::peer::events::{Progress, SourceShare};
-use crate::plan::{Backoff, Holders, Rate, SourceId};
+use crate::plan::{Backoff, FileIndex, Holders, Rate, SourceId};
 use crate::wire::tracker::{Candidate, Holder};
 
 /// First wait before further holders of a file are looked for; doubled up to the longest. Others who
@@ -61,6 +61,8 @@ struct Lost {
 
 /// One file of a job.
 pub(super) struct JobFile {
+    /// The index under which it was begun; it has another one with each size that is believed.
+    pub attempt: FileIndex,
     /// What was asked for, as it was typed.
     pub what: What,
     pub id: FileId,
@@ -117,8 +119,16 @@ impl Lost {
 }
 
 impl JobFile {
-    pub(super) fn new(what: What, id: FileId, name: FileName, target: Target, now: Instant) -> JobFile {
+    pub(super) fn new(
+        attempt: FileIndex,
+        what: What,
+        id: FileId,
+        name: FileName,
+        target: Target,
+        now: Instant,
+    ) -> JobFile {
         JobFile {
+            attempt,
             what,
             id,
             name,
@@ -211,9 +221,8 @@ impl JobFile {
                 }
             }
         }
-        if !(self.is_begun || self.is_beginning || self.is_size_proved)
-            && self.claims.get(&self.claim).is_none_or(BTreeMap::is_empty)
-        {
+        // What proves it proves its size.
+        if self.proof.is_none() && self.claims.get(&self.claim).is_none_or(BTreeMap::is_empty) {
             self.believe_most();
         }
         is_news
@@ -414,6 +423,7 @@ impl JobFile {
         self.is_begun = false;
         self.manifest_from = None;
         self.asked_open.clear();
+        (self.is_searching, self.is_search_exhausted) = (false, false);
         true
     }
 
@@ -490,7 +500,7 @@ mod tests {
 
     fn file(now: Instant) -> JobFile {
         let id = FileId::from_bytes([7; 32]);
-        JobFile::new(What::from(id), id, "x".parse().unwrap(), Target::Stream(None), now)
+        JobFile::new(FileIndex(0), What::from(id), id, "x".parse().unwrap(), Target::Stream(None), now)
     }
 
     #[test]

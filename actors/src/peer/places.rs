@@ -52,17 +52,18 @@ impl Places {
     }
 
     /// Gives the place to an attempt at a file; false if it has it already. Fails if another file has it, and
-    /// that one is alive.
+    /// the attempt by which that one has got it is alive.
     pub(super) fn take(
         &mut self,
         place: &Place,
         id: FileId,
         attempt: FileIndex,
         what: &str,
-        is_alive: impl Fn(&FileId) -> bool,
+        is_alive: impl Fn(&FileId, FileIndex) -> bool,
     ) -> Result<bool, JobError> {
-        let Some(taken) = self.taken.get_mut(&key_of(place)) else {
-            self.taken.insert(key_of(place), Taken::new(place, id, attempt, what));
+        let key = key_of(place);
+        let Some(taken) = self.taken.get_mut(&key) else {
+            self.taken.insert(key, Taken::new(place, id, attempt, what));
             self.paths += 1;
             return Ok(true);
         };
@@ -75,12 +76,18 @@ impl Places {
             self.paths += usize::from(former.is_none());
             return Ok(former != Some(attempt));
         }
-        if is_alive(&taken.id) {
+        if is_alive(&taken.id, taken.attempt) {
             return Err(JobError::SamePlace { path, there, other: taken.what.to_string() });
         }
         self.paths -= taken.variants.len();
         *taken = Taken::new(place, id, attempt, what);
         Ok(true)
+    }
+
+    /// Who has this place gives it back, and may take it again.
+    pub(super) fn give_back(&mut self, place: &Place) {
+        let Some(taken) = self.taken.remove(&key_of(place)) else { return };
+        self.paths -= 1 + taken.variants.len();
     }
 
     /// Whether there are as many as a job takes: [`MAX_TREE_FILES`].
@@ -119,7 +126,7 @@ mod tests {
         let mut take = |name: &str, id, is_alive: bool| {
             let place = place(&folder, name);
             let is_full = places.is_full() && !places.has(&place);
-            (!is_full).then(|| places.take(&place, id, FileIndex(1), name, |_| is_alive).is_ok())
+            (!is_full).then(|| places.take(&place, id, FileIndex(1), name, |_, _| is_alive).is_ok())
         };
         // A folder is listed, fails, and is listed again.
         for _ in 0..3 {
@@ -144,12 +151,14 @@ mod tests {
         let id = FileId::from_bytes([1; 32]);
         let mut places = Places::new();
         let mut take = |name: &str, attempt| {
-            places.take(&place(&folder, name), id, FileIndex(attempt), name, |_| true).unwrap()
+            places.take(&place(&folder, name), id, FileIndex(attempt), name, |_, _| true).unwrap()
         };
         for attempt in [3, 8] {
             assert!(take("x", attempt) && take("X", attempt) && take("y", attempt));
             assert!(!take("x", attempt) && !take("X", attempt) && !take("y", attempt));
         }
-        assert_eq!(places.paths, 3);
+        places.give_back(&place(&folder, "x"));
+        assert_eq!(places.paths, 1);
+        assert!(places.take(&place(&folder, "x"), id, FileIndex(8), "x", |_, _| true).unwrap());
     }
 }

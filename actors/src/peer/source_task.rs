@@ -1,7 +1,7 @@
 //! The task that owns the socket of a source: writes requests, reads answers, hands spans over.
 //!
-//! Answers come in the order asked, so a queue of what is expected tells what each frame is. Some
-//! handed-over buffers may be on their way while the next is read, no more than [`MAX_HANDED_OVER`].
+//! Answers come in the order asked, so a queue of what is expected tells what each frame is. One
+//! handed-over buffer may be on its way while the next is read: two buffers per source, no more.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::limits::{BATCH_BYTES, MAX_ANSWER_HOLDERS, MAX_HANDED_OVER, MAX_SPANS, SOURCE_DEAD_TIMEOUT};
+use crate::base::limits::{BATCH_BYTES, MAX_ANSWER_HOLDERS, MAX_SPANS, SOURCE_DEAD_TIMEOUT};
 use crate::base::{FileId, Geometry, IoBuffer, SpanIndex, SpanSet};
 use crate::content::tree::SpanHash;
 use crate::net::blocks::{FrameReader, ReadAhead, send_messages};
@@ -55,9 +55,8 @@ struct Talk {
     expected: VecDeque<Expected>,
     handoff: Handoff,
     connection: Recipient<TaskFact>,
-    /// The oldest first.
-    handing_over: VecDeque<HandingOver>,
-    /// The buffers that are not on their way: one more in all than may be.
+    handing_over: Option<HandingOver>,
+    /// The buffers that are not on their way: two in all.
     spare: Vec<IoBuffer>,
     /// Since when the other side owes us something and has sent nothing.
     waiting_since: Instant,
@@ -142,8 +141,8 @@ impl SourceTask {
             expected: VecDeque::new(),
             handoff: self.config.handoff.clone(),
             connection: self.connection.clone(),
-            handing_over: VecDeque::new(),
-            spare: (0..=MAX_HANDED_OVER).map(|_| IoBuffer::default()).collect(),
+            handing_over: None,
+            spare: vec![IoBuffer::default(), IoBuffer::default()],
             waiting_since: Instant::now(),
             scratch: Vec::new(),
         };
@@ -360,7 +359,7 @@ impl Talk {
     /// Reads the span that is due, and those behind it that have come with it, and hands them over:
     /// who is behind catches up in larger steps.
     async fn take_blocks(&mut self, data_len: usize) -> Result<Option<Ending>, LinkError> {
-        // Of those on their way there is one less than there are in all.
+        // At most one buffer is on its way, so the other one is here.
         let mut buffer = self.spare.pop().unwrap_or_default();
         let mut filled = 0;
         let mut parts = Vec::new();
@@ -385,14 +384,11 @@ impl Talk {
                 break;
             }
         }
-        while self.handing_over.len() >= max_handed_over(buffer.len()) {
-            let buffer = handed_over(&mut self.handing_over).await;
-            if let Some(ending) = self.take_back(buffer) {
-                return Ok(Some(ending));
-            }
+        if let Some(ending) = self.flush().await {
+            return Ok(Some(ending));
         }
         let verdict = self.handoff.hand_over(SpansArrived { parts, buffer });
-        self.handing_over.push_back(Box::pin(hand_over(verdict, self.connection.clone())));
+        self.handing_over = Some(Box::pin(hand_over(verdict, self.connection.clone())));
         Ok(None)
     }
 
@@ -403,7 +399,7 @@ impl Talk {
         loop {
             tokio::select! {
                 biased;
-                Some(buffer) = handed_over(&mut self.handing_over) => keep(&mut self.spare, buffer),
+                Some(buffer) = handed_over(&mut self.handing_over) => self.spare.push(buffer),
                 first = &mut reading => return first,
             }
         }
@@ -428,39 +424,22 @@ impl Talk {
         }
     }
 
-    /// Waits for what is on its way.
+    /// Waits for the hand-over that is on its way, if there is one.
     async fn flush(&mut self) -> Option<Ending> {
-        let mut ending = None;
-        while !self.handing_over.is_empty() {
-            let buffer = handed_over(&mut self.handing_over).await;
-            ending = ending.or(self.take_back(buffer));
-        }
-        ending
+        self.handing_over.as_ref()?;
+        let buffer = handed_over(&mut self.handing_over).await;
+        self.take_back(buffer)
     }
 
     /// Takes the buffer of a hand-over back.
     fn take_back(&mut self, buffer: Option<IoBuffer>) -> Option<Ending> {
         match buffer {
-            Some(buffer) => keep(&mut self.spare, buffer),
+            Some(buffer) => self.spare.push(buffer),
             // The assembler has gone: so will the job.
             None => return Some(Ending::NotNeeded),
         }
         None
     }
-}
-
-/// Bytes of the buffers of a source, unless its spans are so long that two are longer.
-const BUFFERS_BYTES: usize = (MAX_HANDED_OVER + 1) * BATCH_BYTES;
-
-/// How many buffers of this length may be on their way, so that there is memory for one more.
-fn max_handed_over(buffer_len: usize) -> usize {
-    let buffers = BUFFERS_BYTES / buffer_len.max(BATCH_BYTES);
-    buffers.saturating_sub(1).max(1)
-}
-
-fn keep(spare: &mut Vec<IoBuffer>, buffer: IoBuffer) {
-    // The spans of a huge file are so long that a job's sources must not each keep buffers for them.
-    spare.push(if buffer.len() <= BUFFERS_BYTES { buffer } else { IoBuffer::default() });
 }
 
 /// Tells what became of spans, and gives their buffer back. One future for both, which outlives a step that is
@@ -475,12 +454,12 @@ async fn hand_over(
     Some(buffer)
 }
 
-/// Resolves when the oldest hand-over is done; never, if there is none.
-async fn handed_over(handing_over: &mut VecDeque<HandingOver>) -> Option<IoBuffer> {
-    match handing_over.front_mut() {
+/// Resolves when the hand-over is done; never, if there is none.
+async fn handed_over(handing_over: &mut Option<HandingOver>) -> Option<IoBuffer> {
+    match handing_over {
         Some(future) => {
             let buffer = future.await;
-            handing_over.pop_front();
+            *handing_over = None;
             buffer
         }
         None => std::future::pending().await,
@@ -493,19 +472,6 @@ mod tests {
 
     use super::*;
     use crate::peer::assembler::Outcome;
-
-    #[test]
-    fn the_buffers_of_a_source_have_their_memory_together_and_two_there_are_at_least() {
-        for (len, most) in [
-            (1, MAX_HANDED_OVER),
-            (BATCH_BYTES, MAX_HANDED_OVER),
-            (BATCH_BYTES + 1, 2),
-            (2 * BATCH_BYTES, 1),
-            (64 * BATCH_BYTES, 1),
-        ] {
-            assert_eq!(max_handed_over(len), most, "{len} bytes");
-        }
-    }
 
     /// Counts what it is told of spans that were stored.
     struct Connection(usize);
@@ -540,23 +506,19 @@ mod tests {
         System::new().block_on(async {
             let connection = Connection(0).start();
             let span = Geometry::new(1).unwrap().last_span();
-            let verdict = || Verdict {
+            let verdict = Verdict {
                 outcomes: vec![(FileIndex(0), span, Outcome::Stored)],
                 buffer: IoBuffer::default(),
             };
-            let on_its_way = |_| -> HandingOver {
-                Box::pin(hand_over(std::future::ready(Some(verdict())), connection.clone().recipient()))
-            };
-            let mut handing_over: VecDeque<_> = (0..2).map(on_its_way).collect();
+            let told = hand_over(std::future::ready(Some(verdict)), connection.clone().recipient());
+            let mut handing_over: Option<HandingOver> = Some(Box::pin(told));
             tokio::select! {
                 biased;
                 _ = handed_over(&mut handing_over) => panic!("the answer takes another turn"),
                 () = std::future::ready(()) => {}
             }
-            while !handing_over.is_empty() {
-                assert!(handed_over(&mut handing_over).await.is_some());
-            }
-            assert_eq!(connection.send(HowMany).await.unwrap(), 2);
+            assert!(handed_over(&mut handing_over).await.is_some());
+            assert_eq!(connection.send(HowMany).await.unwrap(), 1);
         });
     }
 

@@ -17,7 +17,7 @@ use crate::plan::rate::Rate;
 
 /// One attempt at a file of the job, numbered in the order in which they were begun; never used again for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FileIndex(pub u32);
+pub struct FileIndex(pub u64);
 
 /// One connection of the job; never used again for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -234,6 +234,9 @@ impl JobPlan {
 
     /// What a source has of a file; `None`: nothing (any more), and what it was asked for is wanted again.
     pub fn set_holding(&mut self, id: SourceId, file: FileIndex, holding: Option<Holding>) {
+        if holding.is_none() {
+            self.take_back(id, |asked| asked.file == file);
+        }
         let (Some(source), Some(plan)) = (self.sources.get_mut(&id), self.files.get_mut(&file)) else {
             return;
         };
@@ -243,13 +246,17 @@ impl JobPlan {
         if let Some(holding) = holding {
             plan.count_copies(&holding, true);
             source.holdings.insert(file, holding);
-            return;
         }
-        let spans: Vec<SpanIndex> =
-            source.queue.iter().filter(|asked| asked.file == file).map(|asked| asked.span).collect();
-        for span in spans {
-            self.unasked(id, file, span);
-            self.not_delivered(file, span, id);
+    }
+
+    /// A source will not deliver these of the spans that it was asked for, of files that may have left the
+    /// plan since.
+    fn take_back(&mut self, id: SourceId, is_one: impl Fn(&Asked) -> bool) {
+        let Some(source) = self.sources.get(&id) else { return };
+        let asked: Vec<_> =
+            source.queue.iter().filter(|asked| is_one(asked)).map(|it| (it.file, it.span)).collect();
+        for (file, span) in asked {
+            self.not_stored(id, file, span);
         }
     }
 
@@ -476,15 +483,12 @@ impl JobPlan {
     /// has given to others is `given`. What it once said counts for good, so that no source can
     /// refuse for ever.
     pub fn taken(&mut self, id: SourceId, file: FileIndex, spans: Range<u32>, given: &SpanSet) {
+        self.take_back(id, |asked| asked.file == file && spans.contains(&asked.span.number()));
         let Some(geometry) = self.files.get(&file).map(|plan| *plan.geometry()) else { return };
-        let spans: Vec<_> = spans.filter_map(|number| geometry.span(u64::from(number))).collect();
-        for span in &spans {
-            self.not_stored(id, file, *span);
-        }
         if let Some(source) = self.sources.get_mut(&id) {
             let all = source.given.entry(file).or_insert_with(|| SpanSet::empty(&geometry));
             all.add_all(given);
-            for span in spans {
+            for span in spans.filter_map(|number| geometry.span(u64::from(number))) {
                 all.insert(span);
             }
         }
@@ -736,7 +740,7 @@ mod tests {
         let now = Instant::now();
         let (mut plan, small) = (JobPlan::new(7), Geometry::new(10).unwrap());
         let source = plan.add_source(now);
-        for file in (0..2 * MAX_REQUESTS_IN_FLIGHT as u32).map(FileIndex) {
+        for file in (0..2 * MAX_REQUESTS_IN_FLIGHT as u64).map(FileIndex) {
             plan.add_file(file, small, SpanSet::empty(&small));
             plan.set_holding(source, file, Some(Holding::All));
         }
@@ -765,9 +769,10 @@ mod tests {
         Assign(usize),
         Deliver(usize),
         Refuse(usize),
-        Missing(usize, u32),
+        Missing(usize, u64),
         Taken(usize, u64),
-        Have(usize, u32, u64),
+        Have(usize, u64, u64),
+        RemoveFile(u64),
         Wait(u64),
     }
 
@@ -778,9 +783,10 @@ mod tests {
             8 => (0usize..8).prop_map(Step::Assign),
             16 => (0usize..8).prop_map(Step::Deliver),
             1 => (0usize..8).prop_map(Step::Refuse),
-            1 => (0usize..8, 0u32..3).prop_map(|(s, f)| Step::Missing(s, f)),
+            1 => (0usize..8, 0u64..3).prop_map(|(s, f)| Step::Missing(s, f)),
             1 => (0usize..8, any::<u64>()).prop_map(|(s, seed)| Step::Taken(s, seed)),
-            2 => (0usize..8, 0u32..3, 0u64..70).prop_map(|(s, f, n)| Step::Have(s, f, n)),
+            1 => (0u64..3).prop_map(Step::RemoveFile),
+            2 => (0usize..8, 0u64..3, 0u64..70).prop_map(|(s, f, n)| Step::Have(s, f, n)),
             1 => (1u64..5000).prop_map(Step::Wait),
         ]
     }
@@ -798,7 +804,7 @@ mod tests {
             let mut plan = JobPlan::new(1);
             let geometries: Vec<_> = sizes.iter().map(|size| Geometry::new(*size).unwrap()).collect();
             for (n, g) in geometries.iter().enumerate() {
-                plan.add_file(FileIndex(n as u32), *g, SpanSet::empty(g));
+                plan.add_file(FileIndex(n as u64), *g, SpanSet::empty(g));
             }
             let mut asked: Vec<(SourceId, VecDeque<(FileIndex, SpanIndex)>)> = Vec::new();
             let mut had: BTreeSet<(FileIndex, SpanIndex)> = BTreeSet::new();
@@ -812,7 +818,7 @@ mod tests {
                                 None => Holding::All,
                                 Some(seed) => Holding::Spans(random_set(g, seed)),
                             };
-                            plan.set_holding(id, FileIndex(n as u32), Some(holding));
+                            plan.set_holding(id, FileIndex(n as u64), Some(holding));
                         }
                         asked.push((id, VecDeque::new()));
                     }
@@ -831,8 +837,9 @@ mod tests {
                     Step::Deliver(n) if n < asked.len() => {
                         let (id, queue) = &mut asked[n];
                         if let Some((file, span)) = queue.pop_front() {
+                            let is_new = plan.file(file).is_some() && had.insert((file, span));
                             let settled = plan.stored(*id, file, span, now);
-                            prop_assert_eq!(had.insert((file, span)), matches!(settled, Settled::Used { .. }));
+                            prop_assert_eq!(is_new, matches!(settled, Settled::Used { .. }));
                         }
                     }
                     Step::Refuse(n) if n < asked.len() => {
@@ -862,10 +869,14 @@ mod tests {
                             plan.extend_holding(asked[n].0, FileIndex(file), &[span]);
                         }
                     }
+                    Step::RemoveFile(file) => plan.remove_file(FileIndex(file)),
                     Step::Wait(ms) => now += Duration::from_millis(ms),
                     _ => {}
                 }
                 plan.check();
+                for (id, queue) in &asked {
+                    prop_assert_eq!(plan.is_asked(*id), !queue.is_empty(), "what it owes is known");
+                }
                 for (span, count) in asked.iter().flat_map(|(_, queue)| queue).fold(BTreeMap::new(), |mut map, span| {
                     *map.entry(*span).or_insert(0) += 1;
                     map
