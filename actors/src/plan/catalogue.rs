@@ -3,7 +3,9 @@
 //! Peers, names and contents stand in tables and refer to each other by handles of four bytes. A
 //! name that ten thousand peers share is kept once, and an entry of a peer's list costs some twenty
 //! bytes beside what it shares. No operation walks a whole table: registering costs what the list
-//! is long, a question what its answer is long, and the end of a peer its list.
+//! is long, a question what its answer is long, and the end of a peer its list. That one is taken in steps,
+//! between which others are answered: a peer that has left is told to nobody, but of what it listed names and
+//! contents stand in the tables until [`Catalogue::release`] has come to them.
 //!
 //! An answer is written into its frame as it is found: see [`encode_candidates`].
 //!
@@ -18,7 +20,7 @@ mod names;
 
 use std::borrow::Cow;
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Bound, Range};
 use std::time::{Duration, Instant};
@@ -39,6 +41,9 @@ use crate::wire::{HolderBytes, ListDigest, encode_candidates};
 /// Bytes that an entry of an answer has in its frame beside its texts: an upper bound, so that an
 /// answer can be cut before it is encoded.
 const ANSWER_ENTRY_BYTES: usize = 128;
+
+/// Entries of lists that are released in one step: about 3 ms.
+const RELEASE_STEP: usize = 1024;
 
 /// A registered peer, for as long as nobody registers or leaves.
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +145,10 @@ pub struct Catalogue {
     rng: fastrand::Rng,
     entries: usize,
     peers: Slab<Peer>,
+    /// Those among them that have left, with what is not released of their lists.
+    leaving: VecDeque<Handle>,
+    /// See [`RELEASE_STEP`].
+    step: usize,
     /// How each peer is told as a holder, by its handle.
     told: Vec<HolderBytes>,
     by_peer_id: BTreeMap<PeerId, Handle>,
@@ -202,6 +211,8 @@ struct FoundContent {
     content: Handle,
     names: Range<usize>,
     holders: Range<usize>,
+    /// How many peers hold it.
+    live: usize,
 }
 
 /// How an entry of a peer's list stands to the one under this name.
@@ -217,6 +228,8 @@ impl Catalogue {
             rng,
             entries: 0,
             peers: Slab::new(),
+            leaving: VecDeque::new(),
+            step: RELEASE_STEP,
             told: Vec::new(),
             by_peer_id: BTreeMap::new(),
             by_connection: HashMap::new(),
@@ -229,7 +242,7 @@ impl Catalogue {
     /// How much there is.
     pub fn counts(&self) -> Counts {
         Counts {
-            peers: self.peers.len(),
+            peers: self.by_peer_id.len(),
             entries: self.entries,
             names: self.names.len(),
             contents: self.contents.len(),
@@ -264,7 +277,7 @@ impl Catalogue {
             Some(there) if there.instance != instance && there.connection != connection => {
                 return Err(CatalogueError::PeerIdTaken { peer: peer.clone(), address: there.address });
             }
-            None if self.peers.len() >= self.limits.peers => {
+            None if self.by_peer_id.len() >= self.limits.peers => {
                 return Err(CatalogueError::TooManyPeers(self.limits.peers));
             }
             _ => {}
@@ -273,29 +286,21 @@ impl Catalogue {
         if self.by_connection.get(&connection).is_some_and(|handle| Some(*handle) != known) {
             self.disconnect(connection);
         }
-        let Some(handle) = known else {
-            let handle = self.peers.insert(Peer {
-                id: peer.clone(),
-                instance,
-                connection,
-                address,
-                confirmed: now,
-                digest: ListDigest::default(),
-                files: Sorted::new(),
-            });
-            self.tell_as(handle, peer, address);
-            self.by_peer_id.insert(peer.clone(), handle);
-            self.by_connection.insert(connection, handle);
-            return Ok(Registered { joined: true, replaced: None });
-        };
-        self.clear(handle);
-        let there = &mut self.peers[handle];
-        let older = std::mem::replace(&mut there.connection, connection);
-        (there.instance, there.address, there.confirmed) = (instance, address, now);
-        self.by_connection.remove(&older);
-        self.by_connection.insert(connection, handle);
+        let older = known.map(|handle| self.peers[handle].connection);
+        older.and_then(|older| self.disconnect(older));
+        let handle = self.peers.insert(Peer {
+            id: peer.clone(),
+            instance,
+            connection,
+            address,
+            confirmed: now,
+            digest: ListDigest::default(),
+            files: Sorted::new(),
+        });
         self.tell_as(handle, peer, address);
-        Ok(Registered { joined: false, replaced: Some(older).filter(|older| *older != connection) })
+        self.by_peer_id.insert(peer.clone(), handle);
+        self.by_connection.insert(connection, handle);
+        Ok(Registered { joined: older.is_none(), replaced: older.filter(|older| *older != connection) })
     }
 
     /// Says how a peer is told as a holder.
@@ -312,10 +317,38 @@ impl Catalogue {
     /// that was replaced has none, so its late end removes nobody.
     pub fn disconnect(&mut self, connection: ConnectionId) -> Option<PeerId> {
         let handle = self.by_connection.remove(&connection)?;
-        self.clear(handle);
-        let peer = self.peers.remove(handle);
-        self.by_peer_id.remove(&peer.id);
-        Some(peer.id)
+        let peer = self.peers[handle].id.clone();
+        self.by_peer_id.remove(&peer);
+        self.leaving.push_back(handle);
+        self.release();
+        Some(peer)
+    }
+
+    /// Whether something of peers that have left is not released.
+    pub fn is_releasing(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// Releases some of what peers listed that have left: one step's worth.
+    pub fn release(&mut self) {
+        let mut left = self.step;
+        while let Some(peer) = self.leaving.front().copied() {
+            while let Some((name, held)) = self.peers[peer].files.pop() {
+                self.release_entry(peer, name, held);
+                left -= 1;
+                if left == 0 {
+                    return;
+                }
+            }
+            self.peers.remove(peer);
+            self.leaving.pop_front();
+        }
+    }
+
+    /// How many peers hold a content that have not left.
+    fn live_holders(&self, content: Handle) -> usize {
+        let holders = &self.contents[content].holders;
+        holders.len() - self.leaving.iter().filter(|left| holders.has(**left)).count()
     }
 
     /// Adds entries to the list of a connection's peer. An entry takes the place of the one under
@@ -438,11 +471,11 @@ impl Catalogue {
             (told, *complete)
         };
         encode_candidates(found.contents.len(), out, |answer| {
-            for FoundContent { content, names, holders } in &found.contents {
+            for FoundContent { content, names, holders, live } in &found.contents {
                 let content = &self.contents[*content];
                 let names = found.names[names.clone()].iter().map(|name| self.names.text(*name));
                 let holders = found.holders[holders.clone()].iter().map(told);
-                answer.candidate(&content.id, content.size, names, content.holders.len() as u32, holders);
+                answer.candidate(&content.id, content.size, names, *live as u32, holders);
             }
         })
         .expect("a frame has room for what was found, which was counted");
@@ -454,7 +487,8 @@ impl Catalogue {
         found.contents.clear();
         found.names.clear();
         found.holders.clear();
-        let place = |content| FoundContent { content, names: 0..0, holders: 0..0 };
+        let place =
+            |content| FoundContent { content, names: 0..0, holders: 0..0, live: self.live_holders(content) };
         let asked_name = match question {
             Question::Name { name, prefix } => {
                 let Some(name) = self.names.get(name) else { return };
@@ -471,6 +505,7 @@ impl Catalogue {
                 None
             }
         };
+        found.contents.retain(|found| found.live > 0);
         let key = |found: &FoundContent| {
             let content = &self.contents[found.content];
             (content.id, content.size)
@@ -508,6 +543,10 @@ impl Catalogue {
         names.sort_unstable_by_key(|name| self.names.text(*name));
         there.holders.start = found.holders.len();
         content.holders.sample(asker.map(|KnownPeer(asker)| asker), &mut self.rng, &mut found.holders);
+        if !self.leaving.is_empty() {
+            let told = found.holders.split_off(there.holders.start);
+            found.holders.extend(told.into_iter().filter(|(peer, _)| !self.leaving.contains(peer)));
+        }
         there.holders.end = found.holders.len();
         let holders = &found.holders[there.holders.clone()];
         let holder_bytes = |holder: Handle| self.told[holder as usize].max_len_bytes();
@@ -610,21 +649,11 @@ impl Catalogue {
             size: content.size,
             complete: held.complete(),
         });
-        self.release(peer, name, held);
-    }
-
-    /// Empties a peer's list.
-    fn clear(&mut self, peer: Handle) {
-        let there = &mut self.peers[peer];
-        there.digest = ListDigest::default();
-        let files = std::mem::replace(&mut there.files, Sorted::new());
-        for (name, held) in files.iter() {
-            self.release(peer, name, held);
-        }
+        self.release_entry(peer, name, held);
     }
 
     /// Takes an entry, which the peer's list has lost, out of the other tables.
-    fn release(&mut self, peer: Handle, name: Handle, held: Held) {
+    fn release_entry(&mut self, peer: Handle, name: Handle, held: Held) {
         self.entries -= 1;
         let content = held.content();
         if self.names.take(name, content) {

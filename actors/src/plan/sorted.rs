@@ -51,6 +51,7 @@ impl<E: Entry> Sorted<E> {
     }
 
     /// All entries, in order.
+    #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = E> {
         self.chunks.iter().flatten().copied()
     }
@@ -103,6 +104,17 @@ impl<E: Entry> Sorted<E> {
             self.join_with_next(number);
         } else {
             self.remove_chunk(number);
+        }
+        Some(entry)
+    }
+
+    /// Takes out the last entry.
+    pub(super) fn pop(&mut self) -> Option<E> {
+        let chunk = self.chunks.last_mut()?;
+        let entry = chunk.pop()?;
+        self.len -= 1;
+        if chunk.is_empty() {
+            self.remove_chunk(self.chunks.len() - 1);
         }
         Some(entry)
     }
@@ -234,6 +246,10 @@ mod tests {
                         prop_assert_eq!(sorted.remove(number / 4, by(number)), set.take(&number));
                     }
                 }
+            }
+            check(&sorted, &set);
+            for _ in 0..300 {
+                prop_assert_eq!(sorted.pop(), set.pop_last());
             }
             check(&sorted, &set);
         }

@@ -30,6 +30,8 @@ pub(super) struct PeerRegistry {
     lease: Duration,
     refresh_interval: Duration,
     events: Recipient<TrackerEvent>,
+    /// Whether another step of what peers leave behind is due.
+    is_releasing: bool,
     _alive: TaskTrackerToken,
 }
 
@@ -136,6 +138,7 @@ impl PeerRegistry {
             scheduler: RefreshScheduler::start_with(schedule, ctx.address().downgrade().recipient(), &actors),
             refresh_interval,
             events,
+            is_releasing: false,
             _alive: actors.token(),
         })
     }
@@ -249,6 +252,19 @@ impl PeerRegistry {
         self.events.do_send(TrackerEvent::PeerLeft { peer, reason });
         true
     }
+
+    /// Has what peers have left behind released, in steps between which others are answered. A message to
+    /// ourselves would not do: it comes before the tasks of this thread that have something to ask.
+    fn release_soon(&mut self, ctx: &mut Context<PeerRegistry>) {
+        if self.catalogue.is_releasing() && !std::mem::replace(&mut self.is_releasing, true) {
+            let turn = tokio::task::yield_now().into_actor(self);
+            ctx.spawn(turn.map(|(), registry, ctx| {
+                registry.is_releasing = false;
+                registry.catalogue.release();
+                registry.release_soon(ctx);
+            }));
+        }
+    }
 }
 
 fn noted(result: Result<(), CatalogueError>) -> Reply {
@@ -262,7 +278,7 @@ impl Actor for PeerRegistry {
 impl Handler<Requests> for PeerRegistry {
     type Result = MessageResult<Requests>;
 
-    fn handle(&mut self, asked: Requests, _: &mut Context<PeerRegistry>) -> MessageResult<Requests> {
+    fn handle(&mut self, asked: Requests, ctx: &mut Context<PeerRegistry>) -> MessageResult<Requests> {
         let Requests { from, requests } = asked;
         let mut frames = Vec::with_capacity(requests.len() * TYPICAL_ANSWER_BYTES);
         let mut close = false;
@@ -284,6 +300,7 @@ impl Handler<Requests> for PeerRegistry {
                 encode(&frame, &mut frames).expect("an answer is cut to what a frame takes");
             }
         }
+        self.release_soon(ctx);
         MessageResult(Answers { frames, rest: requests.collect(), close })
     }
 }
@@ -291,18 +308,19 @@ impl Handler<Requests> for PeerRegistry {
 impl Handler<ConnectionEnded> for PeerRegistry {
     type Result = ();
 
-    fn handle(&mut self, ended: ConnectionEnded, _: &mut Context<PeerRegistry>) {
+    fn handle(&mut self, ended: ConnectionEnded, ctx: &mut Context<PeerRegistry>) {
         let left = self.leave(ended.connection, LeaveReason::ConnectionEnded(ended.why.clone()));
         if !left && ended.faulty {
             log::warn!("{}: {}", ended.from, ended.why);
         }
+        self.release_soon(ctx);
     }
 }
 
 impl Handler<Due> for PeerRegistry {
     type Result = ();
 
-    fn handle(&mut self, Due(actions): Due, _: &mut Context<PeerRegistry>) {
+    fn handle(&mut self, Due(actions): Due, ctx: &mut Context<PeerRegistry>) {
         for action in actions {
             match action {
                 Action::Confirm(connection) => {
@@ -322,6 +340,7 @@ impl Handler<Due> for PeerRegistry {
                 }
             }
         }
+        self.release_soon(ctx);
     }
 }
 

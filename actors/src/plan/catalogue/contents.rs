@@ -168,6 +168,10 @@ impl Holders {
         self.place(peer, true).or_else(|_| self.place(peer, false)).ok()
     }
 
+    pub(super) fn has(&self, peer: Handle) -> bool {
+        self.find(peer).is_some()
+    }
+
     /// The peer lists the content under one more name.
     pub(super) fn add(&mut self, peer: Handle, complete: bool) {
         self.change(peer, |entry| {

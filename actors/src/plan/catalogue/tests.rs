@@ -600,3 +600,39 @@ fn an_answer_of_holders_at_loopback_fits_into_a_frame_for_another_machine_too() 
     let told = SocketAddr::new(reached_at, 5);
     assert!(candidates.iter().flat_map(|found| &found.holders).all(|holder| holder.address == told));
 }
+
+#[test]
+fn who_has_left_with_a_long_list_is_told_to_nobody_while_it_is_released_in_steps() {
+    let now = Instant::now();
+    let mut catalogue = catalogue_with(2, now);
+    catalogue.step = 4;
+    let listing = |n: u32, byte: u8| Listing {
+        name: format!("{n:03}").parse().unwrap(),
+        id: FileId::from_bytes([byte; 32]),
+        size: 1,
+        complete: true,
+    };
+    let both: Vec<_> = (0..10).map(|n| listing(n, 1)).collect();
+    let alone: Vec<_> = (10..20).map(|n| listing(n, 2)).collect();
+    for n in 0..2 {
+        catalogue.add(ConnectionId(n), &both).unwrap();
+    }
+    catalogue.add(ConnectionId(0), &alone).unwrap();
+    assert_eq!(catalogue.disconnect(ConnectionId(0)), Some(peer_id(0)));
+    // It is back before its list is released.
+    catalogue.register(&peer_id(0), 7, ConnectionId(9), address(9), now).unwrap();
+    let mut steps = 0;
+    while catalogue.is_releasing() {
+        for (byte, holders) in [(1, 1), (2, 0)] {
+            let question = Question::Prefix(FileId::from_bytes([byte; 32]).into());
+            let found = who_has(&mut catalogue, &question, None);
+            let told: Vec<_> = found.iter().map(|one| (one.holder_count, one.holders.len())).collect();
+            assert_eq!(told, vec![(1, 1); holders], "{byte} after {steps} steps");
+        }
+        assert_eq!(catalogue.counts().peers, 2);
+        catalogue.release();
+        steps += 1;
+    }
+    assert_eq!(steps, 5, "of twenty entries, four at once; the last step finds none");
+    assert_eq!(catalogue.counts(), Counts { peers: 2, entries: 10, names: 10, contents: 1 });
+}
