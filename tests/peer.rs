@@ -764,7 +764,8 @@ fn a_patient_job_tries_a_holder_again_that_it_had_given_up_once_it_has_registere
 #[test]
 fn two_names_of_one_content_whose_holder_was_away_both_arrive_and_it_is_fetched_once() {
     system_test(|test| async move {
-        let content = Content::random(&mut test.rng(), SPAN + 1);
+        // The cut comes before any span is whole.
+        let content = Content::random(&mut test.rng(), 2 * SPAN);
         let holder = FakeHolder::start(&test, "far", std::slice::from_ref(&content), Behaviour::Honest);
         // It was there once, so it is dialled as often as the job sees fit.
         let cut = Fault::to_client(Way::ends(SPAN as u64 / 2, End::Fin));
