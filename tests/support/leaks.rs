@@ -8,9 +8,13 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Open files and folders below `folder`, removed ones too.
+/// Open files and folders below `folder`, removed ones too, in the order of their names: which descriptors they get
+/// depends on what other tests of the process close.
 pub fn open_files_below(folder: &Path) -> Vec<PathBuf> {
-    descriptors().into_iter().filter(|target| target.starts_with(folder)).collect()
+    let mut files = descriptors();
+    files.retain(|target| target.starts_with(folder));
+    files.sort_unstable();
+    files
 }
 
 /// Inodes of all sockets that are open in this process.
