@@ -341,6 +341,15 @@ fn pipe() -> (Pipe, mpsc::Receiver<Vec<u8>>) {
     (Pipe(write), read)
 }
 
+/// All that comes through a pipe until it ends.
+async fn all_of(test: &Test, read: &mut mpsc::Receiver<Vec<u8>>) -> Vec<u8> {
+    let mut got = Vec::new();
+    while let Some(data) = test.wait_for("the stream", read.recv()).await {
+        got.extend(data);
+    }
+    got
+}
+
 #[test]
 fn a_stream_gets_the_content_in_order_from_several_holders() {
     system_test(|test| async move {
@@ -354,10 +363,7 @@ fn a_stream_gets_the_content_in_order_from_several_holders() {
             let tracker = FakeTracker::start(&test, Script { candidates, ..Script::default() });
             let (write, mut read) = pipe();
             let running = Running::start(&test, tracker.address(), vec![to_stream("x", write)]);
-            let mut got = Vec::new();
-            while let Some(data) = test.wait_for("the stream", read.recv()).await {
-                got.extend(data);
-            }
+            let got = all_of(&test, &mut read).await;
             let told = running.finish().await;
             assert!(got == content.data, "size {size}");
             assert_eq!(told.done().path, None);
@@ -421,10 +427,7 @@ fn a_stream_and_a_file_of_one_content_both_get_it() {
         let (write, mut read) = pipe();
         let wants = vec![to_stream("dir/x", write), into_folder("dir/x", &to)];
         let running = Running::start(&test, tracker.address(), wants);
-        let mut got = Vec::new();
-        while let Some(data) = test.wait_for("the stream", read.recv()).await {
-            got.extend(data);
-        }
+        let got = all_of(&test, &mut read).await;
         let told = running.finish().await;
         assert!(got == content.data);
         assert!(content.stands_at(&to.join("x")));
@@ -446,10 +449,7 @@ fn a_stream_that_was_begun_with_a_size_that_nobody_proves_begins_anew_with_the_o
         let tracker = FakeTracker::start(&test, Script { candidates, ..Script::default() });
         let (write, mut read) = pipe();
         let running = Running::start(&test, tracker.address(), vec![to_stream("x", write)]);
-        let mut got = Vec::new();
-        while let Some(data) = test.wait_for("the stream", read.recv()).await {
-            got.extend(data);
-        }
+        let got = all_of(&test, &mut read).await;
         let told = running.finish().await;
         assert_eq!(told.done().size, content.size(), "{told:#?}");
         assert!(got == content.data);

@@ -103,7 +103,8 @@ impl<M: Message<Result = ()> + Unpin + 'static> Handler<M> for Probe<M> {
     }
 }
 
-fn probe<M: Message<Result = ()> + Send + Unpin + 'static>() -> (Recipient<M>, mpsc::Receiver<M>) {
+/// A probe, and what it is told.
+pub(crate) fn probe<M: Message<Result = ()> + Send + Unpin + 'static>() -> (Recipient<M>, mpsc::Receiver<M>) {
     let (told, heard) = mpsc::channel(10_000);
     (Probe(told).start().recipient(), heard)
 }

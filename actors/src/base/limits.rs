@@ -243,7 +243,7 @@ pub const JOB_IN_FLIGHT_BYTES: u64 = 32 << 20;
 /// time. A small one is asked for once.
 pub const MAX_OPEN_FILES_PER_UPLOAD: usize = 8;
 /// Places of a job's files, of all its wanted folders together, and lines read of one folder: what two peers
-/// may share. A tracker that lists without an end would have a job remember them all, at some 1.6 KB each.
+/// may share. A tracker that lists without an end would have a job remember them all, at some 0.4 KB each.
 pub const MAX_TREE_FILES: usize = 2 * MAX_FILES_PER_PEER;
 /// Files of a wanted folder that are taken up at the same time: bounds what a job knows of files that
 /// are not over, and keeps the connections busy while the next ones are looked up.

@@ -59,9 +59,9 @@ impl Copies {
         self.wanted.entry(id).or_default().places.push_back(further);
     }
 
-    /// The next copy to make of a content that has come: where from, and where to. One at a time, for two in
-    /// one folder would have the same part file: [`Copies::made`] has to be told its end.
-    pub(super) fn next(&mut self, id: &FileId) -> Option<(Arc<Folder>, FileName, Place)> {
+    /// Begins the next copy of a content that has come: where from, and where to. One at a time, for two in one
+    /// folder would have the same part file: [`Copies::made`] has to be told its end.
+    pub(super) fn begin_next(&mut self, id: &FileId) -> Option<(Arc<Folder>, FileName, Place)> {
         let standing = self.standing.get(id)?;
         let wanted = self.wanted.get_mut(id).filter(|wanted| !wanted.is_copying)?;
         wanted.is_copying = true;
@@ -132,16 +132,16 @@ mod tests {
         let mut copies = Copies::default();
         ["b", "c", "d"].into_iter().for_each(|name| copies.want(id, further(name)));
         copies.want(other, further("x"));
-        assert!(copies.next(&id).is_none(), "it has not come");
+        assert!(copies.begin_next(&id).is_none(), "it has not come");
         copies.stands(id, FileIndex(7), &place("a"));
         assert_eq!((copies.attempt(&id), copies.attempt(&other)), (Some(FileIndex(7)), None));
-        let (_, from, to) = copies.next(&id).unwrap();
+        let (_, from, to) = copies.begin_next(&id).unwrap();
         assert_eq!((from.as_str(), to.name.as_str()), ("a", "b"));
         assert_eq!(copies.places().count(), 4);
-        assert!(copies.next(&id).is_none(), "one is being made");
+        assert!(copies.begin_next(&id).is_none(), "one is being made");
         assert_eq!(copies.count(), 4);
         assert_eq!(copies.made(&id).map(|made| made.name.to_string()), Some("b".into()));
-        assert_eq!(copies.next(&id).map(|(_, _, to)| to.name.to_string()), Some("c".into()));
+        assert_eq!(copies.begin_next(&id).map(|(_, _, to)| to.name.to_string()), Some("c".into()));
         assert_eq!(copies.give_up_all().len(), 2);
         assert_eq!(copies.count(), 1);
         assert_eq!(copies.made(&id).map(|made| made.name.to_string()), Some("c".into()));

@@ -148,6 +148,36 @@ struct OpenWant {
     failed: Option<JobFile>,
 }
 
+impl OpenWant {
+    fn new(what: What, to: Destination) -> OpenWant {
+        OpenWant { what, to, failed: None }
+    }
+}
+
+impl From<Want> for OpenWant {
+    fn from(Want { what, to }: Want) -> OpenWant {
+        OpenWant::new(what, to)
+    }
+}
+
+impl From<Tree> for OpenWant {
+    fn from(Tree { what, to, .. }: Tree) -> OpenWant {
+        OpenWant::new(what, to)
+    }
+}
+
+impl From<Further> for OpenWant {
+    fn from(Further { what, place, .. }: Further) -> OpenWant {
+        OpenWant::new(what, place.into())
+    }
+}
+
+impl From<Place> for Destination {
+    fn from(Place { folder, name, .. }: Place) -> Destination {
+        Destination::File { folder, name }
+    }
+}
+
 /// The actor.
 pub struct Downloader {
     us: PeerId,
@@ -207,8 +237,7 @@ pub struct Downloader {
 impl Downloader {
     /// Starts the job.
     pub fn start(config: DownloaderConfig) -> Addr<Downloader> {
-        let open = |Want { what, to }| Some(OpenWant { what, to, failed: None });
-        let wants: Vec<_> = config.wants.into_iter().map(open).collect();
+        let wants: Vec<_> = config.wants.into_iter().map(|want| Some(want.into())).collect();
         Downloader {
             us: config.us.clone(),
             unresolved: wants.len(),
@@ -501,10 +530,9 @@ impl Downloader {
                 break;
             }
             self.queue.pop_front();
-            if is_large.is_none() {
-                continue;
+            if is_large.is_some() {
+                self.fetch(index, ctx);
             }
-            self.fetch(index, ctx);
         }
     }
 
@@ -638,7 +666,7 @@ impl Downloader {
             let to = Destination::File { folder, name: place };
             match choose(Ok(candidates)) {
                 Ok(candidates) => new.extend(self.take_up(what, name, to, &candidates, true, ctx)),
-                Err(error) => self.fail_want(OpenWant { what, to, failed: None }, error, ctx),
+                Err(error) => self.fail_want(OpenWant::new(what, to), error, ctx),
             }
         }
         self.prepare_each(new, ctx);
@@ -1013,11 +1041,12 @@ impl Downloader {
 
     /// Copies a content that has come to the next of the other places where it was asked for.
     fn copy_on(&mut self, id: FileId, ctx: &mut Context<Self>) {
-        let Some((folder, name, to)) = self.copies.next(&id) else { return };
+        let Some((folder, name, to)) = self.copies.begin_next(&id) else { return };
         self.ask(Copy { from: (folder, name), to, id }, ctx, move |job, copied, ctx| {
-            let Some(Further { what, name, place }) = job.copies.made(&id) else { return };
+            let Some(further) = job.copies.made(&id) else { return };
             match copied {
                 Ok((stamp, proof)) => {
+                    let Further { what, name, place } = further;
                     job.patience.remove(&what.to_string());
                     job.events.do_send(JobEvent::Done(FileDone {
                         name,
@@ -1036,9 +1065,8 @@ impl Downloader {
                     }
                 }
                 Err(error) => {
-                    job.places.give_back(&place);
-                    let to = Destination::File { folder: place.folder, name: place.name };
-                    job.fail_want(OpenWant { what, to, failed: None }, error, ctx);
+                    job.places.give_back(&further.place);
+                    job.fail_want(further.into(), error, ctx);
                 }
             }
             job.copy_on(id, ctx);
@@ -1057,12 +1085,10 @@ impl Downloader {
         file.proof = None;
         match file.place().cloned() {
             Some(place) => {
-                let to = |place: Place| Destination::File { folder: place.folder, name: place.name };
                 let further = self.copies.give_up(&file.id);
-                let what = file.what.clone();
-                self.fail_want(OpenWant { what, to: to(place), failed: Some(file) }, error.clone(), ctx);
-                for Further { what, place, .. } in further {
-                    self.fail_want(OpenWant { what, to: to(place), failed: None }, error.clone(), ctx);
+                let first = OpenWant { what: file.what.clone(), to: place.into(), failed: Some(file) };
+                for want in std::iter::once(first).chain(further.into_iter().map(OpenWant::from)) {
+                    self.fail_want(want, error.clone(), ctx);
                 }
             }
             // A stream that was begun cannot be begun again.
@@ -1325,6 +1351,7 @@ impl Downloader {
         let index = FileIndex(self.next_file);
         let is_streaming = matches!(file.target, Target::Stream(None));
         if is_streaming {
+            // Before the assembler is told to forget it.
             self.ask(GiveStreamBack { file: former }, ctx, move |job, stream, ctx| {
                 job.stream_again(index, stream, ctx);
             });
@@ -1549,12 +1576,6 @@ impl Downloader {
     }
 }
 
-impl From<Tree> for OpenWant {
-    fn from(tree: Tree) -> OpenWant {
-        OpenWant { what: tree.what, to: tree.to, failed: None }
-    }
-}
-
 impl From<TrackerFailure> for JobError {
     fn from(failure: TrackerFailure) -> JobError {
         match failure {
@@ -1757,33 +1778,30 @@ impl Handler<CancelJob> for Downloader {
 mod tests {
     use actix_rt::System;
     use tokio::runtime::Builder;
-    use tokio::sync::mpsc;
 
     use super::*;
+    use crate::deaths::probe;
     use crate::peer::dialling::Dialling;
     use crate::peer::threads::DataThreads;
 
-    /// All that a job talks to. Its tracker knows another content at each question, which nobody has.
-    struct World {
-        questions: u8,
-        events: mpsc::Sender<JobEvent>,
-    }
+    /// A tracker that knows another content at each question, which nobody has.
+    struct Fickle(u8);
 
-    impl Actor for World {
+    impl Actor for Fickle {
         type Context = Context<Self>;
     }
 
-    impl Handler<WhoHas> for World {
+    impl Handler<WhoHas> for Fickle {
         type Result = Result<Vec<Candidate>, TrackerFailure>;
 
         fn handle(&mut self, _: WhoHas, _: &mut Self::Context) -> Self::Result {
-            self.questions += 1;
-            let id = FileId::from_bytes([self.questions; 32]);
+            self.0 += 1;
+            let id = FileId::from_bytes([self.0; 32]);
             Ok(vec![Candidate { id, size: 5, names: Vec::new(), holders: Vec::new(), holder_count: 1 }])
         }
     }
 
-    impl Handler<WhoHasEach> for World {
+    impl Handler<WhoHasEach> for Fickle {
         type Result = Result<Vec<Vec<Candidate>>, TrackerFailure>;
 
         fn handle(&mut self, _: WhoHasEach, _: &mut Self::Context) -> Self::Result {
@@ -1791,31 +1809,11 @@ mod tests {
         }
     }
 
-    impl Handler<ListFiles> for World {
+    impl Handler<ListFiles> for Fickle {
         type Result = Result<(Vec<ListedFile>, bool), TrackerFailure>;
 
         fn handle(&mut self, _: ListFiles, _: &mut Self::Context) -> Self::Result {
             Ok((Vec::new(), false))
-        }
-    }
-
-    impl Handler<Remember> for World {
-        type Result = ();
-
-        fn handle(&mut self, _: Remember, _: &mut Self::Context) {}
-    }
-
-    impl Handler<Lend> for World {
-        type Result = ();
-
-        fn handle(&mut self, _: Lend, _: &mut Self::Context) {}
-    }
-
-    impl Handler<JobEvent> for World {
-        type Result = ();
-
-        fn handle(&mut self, event: JobEvent, _: &mut Self::Context) {
-            self.events.try_send(event).expect("there is room for the events of the story");
         }
     }
 
@@ -1837,8 +1835,8 @@ mod tests {
         let clock = || Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         System::with_tokio_rt(clock).block_on(async {
             let folder = tempfile::tempdir().unwrap();
-            let (events, mut heard) = mpsc::channel(1000);
-            let world = World { questions: 0, events }.start();
+            let (events, mut heard) = probe();
+            let tracker = Fickle(0).start();
             let threads = DataThreads::start().unwrap();
             let to = Arc::new(Folder::open(folder.path()).unwrap());
             let job = Downloader::start(DownloaderConfig {
@@ -1847,14 +1845,14 @@ mod tests {
                 overwrite: false,
                 is_patient: true,
                 listens_on: ([127, 0, 0, 1], 1).into(),
-                tracker: world.clone().recipient(),
-                tracker_of_many: world.clone().recipient(),
-                lists: world.clone().recipient(),
-                memory: world.clone().recipient(),
+                tracker: tracker.clone().recipient(),
+                tracker_of_many: tracker.clone().recipient(),
+                lists: tracker.recipient(),
+                memory: probe().0,
                 permits: DialPermits::from(&Dialling::default().start()),
                 library: None,
-                shelf: world.clone().recipient(),
-                events: world.recipient(),
+                shelf: probe().0,
+                events,
                 threads: threads.turns(),
                 limiter: None,
                 seed: 1,

@@ -4,8 +4,8 @@
 //! name that ten thousand peers share is kept once, and an entry of a peer's list costs some twenty
 //! bytes beside what it shares. No operation walks a whole table: registering costs what the list
 //! is long, a question what its answer is long, and the end of a peer its list. That one is taken in steps,
-//! between which others are answered: a peer that has left is told to nobody, but of what it listed names and
-//! contents stand in the tables until [`Catalogue::release`] has come to them.
+//! between which others are answered: a peer that has left is no holder of anything and not among the peers, but what
+//! it listed stands in the tables, and in pages of names, until [`Catalogue::release`] has come to it.
 //!
 //! An answer is written into its frame as it is found: see [`encode_candidates`].
 //!
@@ -147,7 +147,7 @@ pub struct Catalogue {
     peers: Slab<Peer>,
     /// Those among them that have left, with what is not released of their lists.
     leaving: VecDeque<Handle>,
-    /// See [`RELEASE_STEP`].
+    /// [`RELEASE_STEP`]; less in tests.
     step: usize,
     /// How each peer is told as a holder, by its handle.
     told: Vec<HolderBytes>,
@@ -505,7 +505,7 @@ impl Catalogue {
                 None
             }
         };
-        found.contents.retain(|found| found.live > 0);
+        found.contents.retain(|content| content.live > 0);
         let key = |found: &FoundContent| {
             let content = &self.contents[found.content];
             (content.id, content.size)
