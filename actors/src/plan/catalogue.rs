@@ -45,6 +45,10 @@ const ANSWER_ENTRY_BYTES: usize = 128;
 /// Entries of lists that are released in one step: about 3 ms.
 const RELEASE_STEP: usize = 1024;
 
+/// Contents that the search for an id's beginning looks at, beyond those that an answer may have: nobody may be
+/// left that has them.
+const MAX_SEARCHED_CONTENTS: usize = MAX_ANSWER_CANDIDATES + 1024;
+
 /// A registered peer, for as long as nobody registers or leaves.
 #[derive(Clone, Copy, Debug)]
 pub struct KnownPeer(Handle);
@@ -162,6 +166,7 @@ pub struct Catalogue {
 #[derive(Debug)]
 struct Peer {
     id: PeerId,
+    has_left: bool,
     instance: u64,
     connection: ConnectionId,
     address: SocketAddr,
@@ -290,6 +295,7 @@ impl Catalogue {
         older.and_then(|older| self.disconnect(older));
         let handle = self.peers.insert(Peer {
             id: peer.clone(),
+            has_left: false,
             instance,
             connection,
             address,
@@ -317,11 +323,16 @@ impl Catalogue {
     /// that was replaced has none, so its late end removes nobody.
     pub fn disconnect(&mut self, connection: ConnectionId) -> Option<PeerId> {
         let handle = self.by_connection.remove(&connection)?;
-        let peer = self.peers[handle].id.clone();
-        self.by_peer_id.remove(&peer);
+        let peer = &mut self.peers[handle];
+        peer.has_left = true;
+        let id = peer.id.clone();
+        self.by_peer_id.remove(&id);
         self.leaving.push_back(handle);
-        self.release();
-        Some(peer)
+        // A short list goes at once, but not the lists of a thousand peers that leave together.
+        if self.leaving.len() == 1 {
+            self.release();
+        }
+        Some(id)
     }
 
     /// Whether something of peers that have left is not released.
@@ -345,10 +356,19 @@ impl Catalogue {
         }
     }
 
+    fn has_left(&self, peer: Handle) -> bool {
+        self.peers[peer].has_left
+    }
+
     /// How many peers hold a content that have not left.
     fn live_holders(&self, content: Handle) -> usize {
         let holders = &self.contents[content].holders;
-        holders.len() - self.leaving.iter().filter(|left| holders.has(**left)).count()
+        let left = if self.leaving.len() < holders.len() {
+            self.leaving.iter().filter(|peer| holders.has(**peer)).count()
+        } else {
+            holders.peers().filter(|peer| self.has_left(*peer)).count()
+        };
+        holders.len() - left
     }
 
     /// Adds entries to the list of a connection's peer. An entry takes the place of the one under
@@ -358,29 +378,7 @@ impl Catalogue {
     /// A connection that speaks for nobody, or a list that would be too long: then it is unchanged.
     pub fn add(&mut self, connection: ConnectionId, listings: &[Listing]) -> Result<(), CatalogueError> {
         let handle = self.registered(connection)?;
-        let listed = self.peers[handle].files.len();
-        // Entries that take another's place are not new; they are only looked for when it matters.
-        if listed + listings.len() > self.limits.files_per_peer
-            || self.entries + listings.len() > self.limits.entries
-        {
-            let is_new = |name: &&FileName| self.listed(handle, name).is_none();
-            // A name that stands in it twice is one entry.
-            let new =
-                listings.iter().map(|listing| &listing.name).filter(is_new).collect::<BTreeSet<_>>().len();
-            if listed + new > self.limits.files_per_peer {
-                return Err(CatalogueError::TooManyFiles(self.limits.files_per_peer));
-            }
-            if self.entries + new > self.limits.entries {
-                return Err(CatalogueError::Full(self.limits.entries));
-            }
-        }
-        let most = self.limits.name_bytes;
-        if self.names.text_bytes() + listings.len() * MAX_NAME_BYTES > most {
-            let new_bytes = self.names.new_text_bytes(listings.iter().map(|listing| &listing.name));
-            if self.names.text_bytes() + new_bytes > most {
-                return Err(CatalogueError::NamesFull(most));
-            }
-        }
+        self.make_room(handle, listings)?;
         for listing in listings {
             let mut name = self.names.get(&listing.name);
             if let Some(there) = name
@@ -399,6 +397,49 @@ impl Catalogue {
             self.put_in(handle, name, listing);
         }
         Ok(())
+    }
+
+    /// Sees to it that there is room for further entries of a peer's list. What peers have left behind counts
+    /// until it is released, and is no reason to refuse somebody: as much of it goes now as has to.
+    fn make_room(&mut self, peer: Handle, listings: &[Listing]) -> Result<(), CatalogueError> {
+        let CatalogueLimits { files_per_peer, entries, name_bytes, .. } = self.limits;
+        let listed = self.peers[peer].files.len();
+        // Entries that take another's place are not new; they are only looked for when it matters.
+        if listed + listings.len() > files_per_peer || self.entries + listings.len() > entries {
+            let is_new = |name: &&FileName| self.listed(peer, name).is_none();
+            // A name that stands in it twice is one entry.
+            let new =
+                listings.iter().map(|listing| &listing.name).filter(is_new).collect::<BTreeSet<_>>().len();
+            if listed + new > files_per_peer {
+                return Err(CatalogueError::TooManyFiles(files_per_peer));
+            }
+            if !self.release_until(|catalogue| catalogue.entries + new <= entries) {
+                return Err(CatalogueError::Full(entries));
+            }
+        }
+        while self.names.text_bytes() + listings.len() * MAX_NAME_BYTES > name_bytes {
+            let names = listings.iter().map(|listing| &listing.name);
+            let new_bytes = self.names.new_text_bytes(names);
+            if self.names.text_bytes() + new_bytes <= name_bytes {
+                break;
+            }
+            // Names of this list may be released too, and are new then: they are counted again.
+            if !self.release_until(|catalogue| catalogue.names.text_bytes() + new_bytes <= name_bytes) {
+                return Err(CatalogueError::NamesFull(name_bytes));
+            }
+        }
+        Ok(())
+    }
+
+    /// Releases what peers have left behind until something is so; false if it is not when nothing is left.
+    fn release_until(&mut self, is_so: impl Fn(&Catalogue) -> bool) -> bool {
+        while !is_so(self) {
+            if !self.is_releasing() {
+                return false;
+            }
+            self.release();
+        }
+        true
     }
 
     /// Removes entries from the list of a connection's peer, and passes over those that are not in it.
@@ -496,16 +537,17 @@ impl Catalogue {
                     prefix.is_none_or(|prefix| prefix.matches(&self.contents[*content].id))
                 };
                 let under_it = self.names.contents(name).map(|(content, _)| content);
-                found.contents.extend(under_it.filter(fits).map(place));
+                let fitting = under_it.filter(fits).map(place);
+                found.contents.extend(fitting.filter(|content| content.live > 0));
                 Some(name)
             }
             Question::Prefix(prefix) => {
-                let fitting = self.contents.beginning(*prefix).take(MAX_ANSWER_CANDIDATES);
-                found.contents.extend(fitting.map(place));
+                let fitting = self.contents.beginning(*prefix).take(MAX_SEARCHED_CONTENTS).map(place);
+                let living = fitting.filter(|content| content.live > 0);
+                found.contents.extend(living.take(MAX_ANSWER_CANDIDATES));
                 None
             }
         };
-        found.contents.retain(|content| content.live > 0);
         let key = |found: &FoundContent| {
             let content = &self.contents[found.content];
             (content.id, content.size)
@@ -542,11 +584,14 @@ impl Catalogue {
         let names = &mut found.names[there.names.clone()];
         names.sort_unstable_by_key(|name| self.names.text(*name));
         there.holders.start = found.holders.len();
-        content.holders.sample(asker.map(|KnownPeer(asker)| asker), &mut self.rng, &mut found.holders);
-        if !self.leaving.is_empty() {
-            let told = found.holders.split_off(there.holders.start);
-            found.holders.extend(told.into_iter().filter(|(peer, _)| !self.leaving.contains(peer)));
-        }
+        let living;
+        let holders = if there.live == content.holders.len() {
+            &content.holders
+        } else {
+            living = content.holders.only(|peer| !self.has_left(peer));
+            &living
+        };
+        holders.sample(asker.map(|KnownPeer(asker)| asker), &mut self.rng, &mut found.holders);
         there.holders.end = found.holders.len();
         let holders = &found.holders[there.holders.clone()];
         let holder_bytes = |holder: Handle| self.told[holder as usize].max_len_bytes();

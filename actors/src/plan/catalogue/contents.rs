@@ -148,6 +148,16 @@ impl Holders {
         self.entries().len()
     }
 
+    /// The peers.
+    pub(super) fn peers(&self) -> impl Iterator<Item = Handle> {
+        self.entries().iter().map(|entry| entry.peer)
+    }
+
+    /// Those of them alone.
+    pub(super) fn only(&self, which: impl Fn(Handle) -> bool) -> Holders {
+        Holders::Many(self.entries().iter().filter(|entry| which(entry.peer)).copied().collect())
+    }
+
     /// How many of them are complete.
     fn complete(&self) -> usize {
         self.entries().partition_point(|entry| entry.complete > 0)

@@ -166,6 +166,7 @@ enum Step {
     Remove { connection: u64, files: Vec<(FileName, FileId)> },
     Disconnect { connection: u64 },
     Confirm { connection: u64, right: bool },
+    Release,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -180,6 +181,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (connection.clone(), files).prop_map(|(connection, files)| Step::Remove { connection, files }),
         1 => connection.clone().prop_map(|connection| Step::Disconnect { connection }),
         1 => (connection, any::<bool>()).prop_map(|(connection, right)| Step::Confirm { connection, right }),
+        1 => Just(Step::Release),
     ]
 }
 
@@ -243,6 +245,36 @@ fn take_step(catalogue: &mut Catalogue, model: &mut Model, step: Step, now: Inst
                 assert_eq!(catalogue.confirmed(connection, stated, now), differs);
             }
         }
+        Step::Release => catalogue.release(),
+    }
+}
+
+/// Asks both everything that does not change by what peers that have left leave behind for a while.
+fn compare_the_living(catalogue: &mut Catalogue, model: &Model) {
+    assert_eq!(catalogue.counts().peers, model.peers.len());
+    for prefix in ["1", "11", "2", "3"] {
+        let question = Question::Prefix(prefix.parse().unwrap());
+        for asker in [None, Some(peer_id(0))] {
+            let mut expected = model.who_has(&question, asker.as_ref());
+            let mut found = who_has(catalogue, &question, asker.as_ref());
+            for (found, expected) in found.iter_mut().zip(&mut expected) {
+                found.holders.sort_by_key(|h| h.peer.clone());
+                // A name in a list of one that has left may be told yet.
+                expected.names.iter().for_each(|name| assert!(found.names.contains(name), "{name}"));
+                expected.names.clone_from(&found.names);
+            }
+            assert_eq!(found, expected, "{question:?} {asker:?}");
+        }
+    }
+    for name in (0..5).map(name) {
+        let question = Question::Name { name, prefix: None };
+        let found = who_has(catalogue, &question, None);
+        assert!(
+            found.iter().all(|one| one.holder_count as usize == one.holders.len() && one.holder_count > 0)
+        );
+        let found: Vec<_> = found.iter().map(|one| (one.id, one.size)).collect();
+        let expected = model.who_has(&question, None);
+        assert!(expected.iter().all(|one| found.contains(&(one.id, one.size))), "{question:?}: {found:?}");
     }
 }
 
@@ -310,19 +342,28 @@ fn compare(catalogue: &mut Catalogue, model: &mut Model, now: Instant) {
 proptest! {
     #[test]
     fn it_answers_as_a_plain_list_does_and_keeps_nothing_when_all_have_left(
+        released_at_once in prop_oneof![Just(1), Just(2), Just(RELEASE_STEP)],
         steps in prop::collection::vec(any_step(), 1..60),
     ) {
         let start = Instant::now();
         let (mut catalogue, mut model) = (catalogue(), Model::default());
+        catalogue.step = released_at_once;
         // Three peers are there from the start, so that most steps meet a list.
         let join = |n| Step::Register { peer: n, instance: 0, connection: n.into() };
         let steps = (0..3).map(join).chain(steps);
         for (second, step) in steps.into_iter().enumerate() {
             let now = start + Duration::from_secs(second as u64);
             take_step(&mut catalogue, &mut model, step, now);
-            compare(&mut catalogue, &mut model, now);
+            if catalogue.is_releasing() {
+                compare_the_living(&mut catalogue, &model);
+            } else {
+                compare(&mut catalogue, &mut model, now);
+            }
         }
+        catalogue.release_until(|_| false);
+        compare(&mut catalogue, &mut model, start + Duration::from_hours(1));
         (0..6).for_each(|connection| drop(catalogue.disconnect(ConnectionId(connection))));
+        catalogue.release_until(|_| false);
         prop_assert_eq!(catalogue.counts(), Counts::default());
         prop_assert!(catalogue.names.are_gone() && catalogue.contents.are_gone());
         prop_assert!(catalogue.by_peer_id.is_empty() && catalogue.by_connection.is_empty());
@@ -635,4 +676,62 @@ fn who_has_left_with_a_long_list_is_told_to_nobody_while_it_is_released_in_steps
     }
     assert_eq!(steps, 5, "of twenty entries, four at once; the last step finds none");
     assert_eq!(catalogue.counts(), Counts { peers: 2, entries: 10, names: 10, contents: 1 });
+}
+
+/// Two hundred peers have a content, and all but two of them have left with lists that are not released.
+#[test]
+fn who_is_told_is_drawn_among_the_living_with_the_complete_one() {
+    let mut catalogue = catalogue_with(200, Instant::now());
+    catalogue.step = 1;
+    let long: Vec<_> = (0..5).map(|n| listing(n, 0, 1, true)).collect();
+    (0..198).for_each(|n| catalogue.add(ConnectionId(n), &long).unwrap());
+    catalogue.add(ConnectionId(198), &[listing(0, 0, 1, false)]).unwrap();
+    catalogue.add(ConnectionId(199), &[listing(0, 0, 1, true)]).unwrap();
+    (0..198).for_each(|n| drop(catalogue.disconnect(ConnectionId(n))));
+    for question in [Question::Name { name: name(0), prefix: None }, Question::Prefix(id(0).into())] {
+        let [found] = who_has(&mut catalogue, &question, None).try_into().unwrap();
+        let told: BTreeMap<_, _> = found.holders.into_iter().map(|one| (one.peer, one.complete)).collect();
+        assert_eq!(told, BTreeMap::from([(peer_id(198), false), (peer_id(199), true)]));
+        assert_eq!(found.holder_count, 2);
+    }
+    assert_eq!(catalogue.leaving.len(), 198, "who comes behind the first waits");
+}
+
+/// What nobody has any more stands before what somebody has.
+#[test]
+fn the_living_contents_are_told_though_many_before_them_are_left_behind() {
+    let mut catalogue = catalogue_with(2, Instant::now());
+    catalogue.step = 1;
+    let listing =
+        |n: u8| Listing { name: format!("{n}").parse().unwrap(), id: id(0), size: n.into(), complete: true };
+    catalogue.add(ConnectionId(0), &(0..100).map(listing).collect::<Vec<_>>()).unwrap();
+    catalogue.add(ConnectionId(1), &[listing(100), listing(101)]).unwrap();
+    catalogue.disconnect(ConnectionId(0)).unwrap();
+    let found = who_has(&mut catalogue, &Question::Prefix("11".parse().unwrap()), None);
+    assert_eq!(found.iter().map(|one| one.size).collect::<Vec<_>>(), [100, 101]);
+}
+
+#[test]
+fn nobody_is_refused_for_what_another_has_left_behind() {
+    let now = Instant::now();
+    let list: Vec<_> = (0..3).map(|n| listing(n, 0, 1, true)).collect();
+    let caps: [fn(&mut CatalogueLimits); 2] = [|caps| caps.entries = 4, |caps| caps.name_bytes = 24];
+    for cap in caps {
+        let mut limits = CatalogueLimits::default();
+        cap(&mut limits);
+        let mut catalogue = Catalogue::new(limits, fastrand::Rng::with_seed(1));
+        catalogue.step = 1;
+        catalogue.register(&peer_id(0), 7, ConnectionId(0), address(0), now).unwrap();
+        catalogue.add(ConnectionId(0), &list).unwrap();
+        // It returns with the same list, and then another comes in its place with other names.
+        catalogue.register(&peer_id(0), 7, ConnectionId(1), address(0), now).unwrap();
+        assert_eq!(catalogue.add(ConnectionId(1), &list), Ok(()), "{limits:?}");
+        catalogue.disconnect(ConnectionId(1)).unwrap();
+        catalogue.register(&peer_id(1), 7, ConnectionId(2), address(1), now).unwrap();
+        let others: Vec<_> = [3, 4].map(|n| listing(n, 0, 1, true)).to_vec();
+        assert_eq!(catalogue.add(ConnectionId(2), &others), Ok(()), "{limits:?}");
+        let fill: Vec<_> = (0..3).map(|n| listing(n, 0, 1, true)).collect();
+        assert!(catalogue.add(ConnectionId(2), &fill).is_err(), "it is full of the living");
+        assert!(!catalogue.is_releasing());
+    }
 }
