@@ -804,6 +804,44 @@ fn two_names_of_one_content_whose_holder_was_away_both_arrive_and_it_is_fetched_
     });
 }
 
+/// The file that would be copied is deleted, or edited, before the second name is known.
+#[test]
+fn what_was_fetched_and_is_gone_is_fetched_again_for_another_name() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 2 * SPAN);
+        let holder = FakeHolder::start(&test, "far", std::slice::from_ref(&content), Behaviour::Honest);
+        let listed = |names: &[&str]| candidate(&content, names, vec![holder.listed()]);
+        for (edit, [x, y, z]) in [(false, ["x0", "y0", "z0"]), (true, ["x1", "y1", "z1"])] {
+            let candidates = vec![listed(&[x])];
+            let tracker = FakeTracker::start(&test, Script { candidates, ..Script::default() });
+            let peer = RealPeer::start(&test, tracker.address(), "p1", |_| {}).await;
+            let (events, mut watched) = Watched::start(&test);
+            let job = peer.peer.fetch(vec![what(x), what(y), what(z)], false, events);
+            watched.until("the file", |event| matches!(event, JobEvent::Done(_))).await;
+            if edit {
+                Content::of("edited").write(&peer.files, x);
+            } else {
+                fs::remove_file(peer.files.join(x)).unwrap();
+            }
+            tracker.change(|script| script.candidates = vec![listed(&[y, z])]);
+            let is_gone =
+                |event: &JobEvent| matches!(event, JobEvent::Failed { error: JobError::Disk { .. }, .. });
+            watched.until("that it is not there", is_gone).await;
+            let mut fetched = 0;
+            for _ in [y, z] {
+                let done = watched.until("a file", |event| matches!(event, JobEvent::Done(_))).await;
+                let JobEvent::Done(done) = done else { unreachable!("it is one") };
+                fetched += done.fetched_bytes;
+            }
+            test.wait_for("the job", job.wait()).await;
+            assert_eq!(fetched, content.size(), "the other one is a copy");
+            assert!([y, z].iter().all(|name| content.stands_at(&peer.files.join(name))));
+            drop((job, watched));
+            peer.stop().await;
+        }
+    });
+}
+
 // ---- how a peer ends ----
 
 #[test]

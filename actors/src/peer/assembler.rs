@@ -627,7 +627,7 @@ impl Handler<Publish> for Assembler {
 
 /// Put a second copy of a finished file somewhere else.
 #[derive(Message)]
-#[rtype(result = "Result<(Stamp, Proof), JobError>")]
+#[rtype(result = "Result<(Stamp, Proof), CopyError>")]
 pub struct Copy {
     /// Where it stands: the folder, and the name below it.
     pub from: (Arc<Folder>, FileName),
@@ -637,29 +637,41 @@ pub struct Copy {
     pub id: FileId,
 }
 
+/// Why there is no copy.
+#[derive(Debug)]
+pub enum CopyError {
+    /// The finished file is gone, or is another one now.
+    From(JobError),
+    /// It cannot be written to the other place.
+    To(JobError),
+}
+
 impl Handler<Copy> for Assembler {
-    type Result = ResponseFuture<Result<(Stamp, Proof), JobError>>;
+    type Result = ResponseFuture<Result<(Stamp, Proof), CopyError>>;
 
     fn handle(&mut self, Copy { from: (folder, name), to, id }: Copy, _: &mut Self::Context) -> Self::Result {
         let stop = Arc::clone(&self.stop);
         Box::pin(self.on_disk(move || {
-            let reading = |error| disk_trouble(folder.path_of(&name), error);
+            let reading = |error| CopyError::From(disk_trouble(folder.path_of(&name), error));
+            let writing = |error| CopyError::To(to.trouble(error));
             let (file, stamp) = folder.open_file(&name).map_err(reading)?;
             let proof = hash_file(&file, stamp.size, &stop).map_err(reading)?;
             if proof.id() != id {
                 return Err(reading(io::Error::other("it was changed while it was copied")));
             }
-            if let Prepared::Same(stamp) = prepare(&to, id, stamp.size, &stop)? {
+            if let Prepared::Same(stamp) = prepare(&to, id, stamp.size, &stop).map_err(CopyError::To)? {
                 return Ok((stamp, proof));
             }
-            let part = PartFile::open(&to.folder, &to.name, &proof)?;
+            let part =
+                PartFile::open(&to.folder, &to.name, &proof).map_err(|error| CopyError::To(error.into()))?;
             let mut data = IoBuffer::default();
             for span in proof.geometry().all_spans() {
                 let data = data.first(proof.geometry().len_bytes(span));
                 file.read_exact_at(data, proof.geometry().offset(span)).map_err(reading)?;
-                part.store(span, data).map_err(|error| to.trouble(error))?;
+                part.store(span, data).map_err(writing)?;
             }
-            Ok((part.finish(to.overwrite)?, proof))
+            let stamp = part.finish(to.overwrite).map_err(|error| CopyError::To(error.into()))?;
+            Ok((stamp, proof))
         }))
     }
 }

@@ -81,6 +81,13 @@ impl Copies {
         Some(further)
     }
 
+    /// What stood where a content had come is not there any more, or not what it was: the places at which the
+    /// content was wanted, which have to be fetched for.
+    pub(super) fn is_gone(&mut self, id: &FileId) -> VecDeque<Further> {
+        self.standing.remove(id);
+        self.give_up(id)
+    }
+
     /// A content does not come: the places at which it was wanted, except for a copy that is being made.
     pub(super) fn give_up(&mut self, id: &FileId) -> VecDeque<Further> {
         let Some(wanted) = self.wanted.get_mut(id) else { return VecDeque::new() };
@@ -113,21 +120,22 @@ impl Copies {
 mod tests {
     use super::*;
 
-    #[test]
-    fn copies_of_a_content_are_made_one_after_the_other_once_it_has_come_and_all_are_counted() {
-        let folder = Arc::new(Folder::open(std::path::Path::new("/")).unwrap());
-        let place = |name: &str| Place {
-            folder: Arc::clone(&folder),
+    fn place(name: &str) -> Place {
+        Place {
+            folder: Arc::new(Folder::open(std::path::Path::new("/")).unwrap()),
             name: name.parse().unwrap(),
             overwrite: false,
             is_noted: false,
             namesake: None,
-        };
-        let further = |name: &str| Further {
-            what: name.parse().unwrap(),
-            name: name.parse().unwrap(),
-            place: place(name),
-        };
+        }
+    }
+
+    fn further(name: &str) -> Further {
+        Further { what: name.parse().unwrap(), name: name.parse().unwrap(), place: place(name) }
+    }
+
+    #[test]
+    fn copies_of_a_content_are_made_one_after_the_other_once_it_has_come_and_all_are_counted() {
         let [id, other] = [1, 2].map(|byte| FileId::from_bytes([byte; 32]));
         let mut copies = Copies::default();
         ["b", "c", "d"].into_iter().for_each(|name| copies.want(id, further(name)));
@@ -147,5 +155,22 @@ mod tests {
         assert_eq!(copies.made(&id).map(|made| made.name.to_string()), Some("c".into()));
         assert_eq!(copies.count(), 0);
         assert!(copies.wanted.is_empty() && copies.give_up(&id).is_empty());
+    }
+
+    #[test]
+    fn of_a_content_that_is_gone_no_copy_is_begun_until_it_has_come_again() {
+        let id = FileId::from_bytes([1; 32]);
+        let mut copies = Copies::default();
+        copies.stands(id, FileIndex(7), &place("a"));
+        ["b", "c", "d"].into_iter().for_each(|name| copies.want(id, further(name)));
+        copies.begin_next(&id).unwrap();
+        assert_eq!(copies.made(&id).map(|made| made.name.to_string()), Some("b".into()));
+        let open: Vec<_> = copies.is_gone(&id).into_iter().map(|further| further.name.to_string()).collect();
+        assert_eq!(open, ["c", "d"]);
+        assert_eq!((copies.attempt(&id), copies.count()), (None, 0));
+        copies.want(id, further("b"));
+        assert!(copies.begin_next(&id).is_none());
+        copies.stands(id, FileIndex(9), &place("c"));
+        assert!(copies.begin_next(&id).is_some());
     }
 }

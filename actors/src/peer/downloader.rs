@@ -23,8 +23,8 @@ use crate::content::folder::{Folder, Stamp};
 use crate::content::tree::{Proof, SpanHash};
 use crate::net::Limiter;
 use crate::peer::assembler::{
-    Assembler, Begin, Begun, Copy, Finish, Forget, GiveStreamBack, Handoff, Outcome, Output, Place, Prepare,
-    PrepareEach, Prepared, Publish, StopAssembling, StreamAdvanced,
+    Assembler, Begin, Begun, Copy, CopyError, Finish, Forget, GiveStreamBack, Handoff, Outcome, Output,
+    Place, Prepare, PrepareEach, Prepared, Publish, StopAssembling, StreamAdvanced,
 };
 use crate::peer::copies::{Copies, Further};
 use crate::peer::dialling::{DialPermits, RegisteredAgain};
@@ -769,7 +769,10 @@ impl Downloader {
             let Some(file) = job.files.get_mut(&index) else { return job.forget(index) };
             file.is_beginning = false;
             match begun {
-                Ok(begun) => job.begun(index, begun, ctx),
+                Ok(begun) => {
+                    job.begun(index, begun, ctx);
+                    job.check_hope(index, ctx);
+                }
                 Err(error) => job.fail(index, error, ctx),
             }
         });
@@ -801,7 +804,6 @@ impl Downloader {
             self.shelf.do_send(Lend::Part { name, part });
         }
         self.engage(index, ctx);
-        self.check_hope(index, ctx);
     }
 
     fn opened(
@@ -1064,7 +1066,14 @@ impl Downloader {
                         library.do_send(AddFile { name: place.name, proof, stamp });
                     }
                 }
-                Err(error) => {
+                Err(CopyError::From(error)) => {
+                    let others = job.copies.is_gone(&id);
+                    for further in std::iter::once(further).chain(others) {
+                        job.places.give_back(&further.place);
+                        job.fail_want(further.into(), error.clone(), ctx);
+                    }
+                }
+                Err(CopyError::To(error)) => {
                     job.places.give_back(&further.place);
                     job.fail_want(further.into(), error, ctx);
                 }
@@ -1319,15 +1328,22 @@ impl Downloader {
 
     // ---- when holders run out ----
 
-    /// Looks for further holders of a file that nobody can deliver; fails it if there are none.
-    fn check_hope(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
-        let file = self.files.get(&index).filter(|file| file.stage == Stage::Fetching);
-        // While it is being found out what is on disk, nobody is needed.
-        let Some(file) = file.filter(|file| !file.is_beginning) else { return };
-        if self.holders.any_hope(|peer| file.holder(peer).is_some()) || self.believe_another(index, ctx) {
-            return;
-        }
-        let Some(file) = self.files.get(&index) else { return };
+    /// Tries the other sizes that are claimed of a file that nobody can deliver, and looks for further holders;
+    /// fails it if there are none.
+    fn check_hope(&mut self, mut index: FileIndex, ctx: &mut Context<Self>) {
+        let file = loop {
+            let file = self.files.get(&index).filter(|file| file.stage == Stage::Fetching);
+            // While it is being found out what is on disk, nobody is needed.
+            let Some(file) = file.filter(|file| !file.is_beginning) else { return };
+            if self.holders.any_hope(|peer| file.holder(peer).is_some()) {
+                return;
+            }
+            match self.believe_another(index, ctx) {
+                Some(next) => index = next,
+                None => break self.files.get(&index),
+            }
+        };
+        let Some(file) = file else { return };
         if file.is_search_exhausted {
             let is_asking = self.sources.values().any(|source| source.asked_peers.contains(index));
             if is_asking || file.is_patient(Instant::now()) {
@@ -1341,12 +1357,12 @@ impl Downloader {
         }
     }
 
-    /// Begins a file anew with another size that is claimed; whether there is one. It has another index then,
-    /// so that nothing meets it that was asked for with the former size.
-    fn believe_another(&mut self, former: FileIndex, ctx: &mut Context<Self>) -> bool {
-        let Some(file) = self.files.get_mut(&former) else { return false };
+    /// Begins a file anew with another size that is claimed, if there is one. It has another index then, so
+    /// that nothing meets it that was asked for with the former size.
+    fn believe_another(&mut self, former: FileIndex, ctx: &mut Context<Self>) -> Option<FileIndex> {
+        let file = self.files.get_mut(&former)?;
         if !file.believe_another() {
-            return false;
+            return None;
         }
         let index = FileIndex(self.next_file);
         let is_streaming = matches!(file.target, Target::Stream(None));
@@ -1356,22 +1372,26 @@ impl Downloader {
                 job.stream_again(index, stream, ctx);
             });
         }
-        let Some(mut file) = self.take_out(former) else { return false };
+        let mut file = self.take_out(former)?;
         self.end_lending(&file);
         file.alive = Instant::now();
         self.enter(file);
         if is_streaming {
             self.set_stage(index, Stage::Preparing);
         } else {
-            self.fetch(index, ctx);
+            self.begin_fetching(index, ctx);
         }
-        true
+        Some(index)
     }
 
-    fn fetch(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
+    fn begin_fetching(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
         self.set_stage(index, Stage::Fetching);
         self.want_connections(ctx);
         self.engage(index, ctx);
+    }
+
+    fn fetch(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
+        self.begin_fetching(index, ctx);
         self.check_hope(index, ctx);
     }
 
@@ -1385,6 +1405,7 @@ impl Downloader {
         let Some(file) = self.file_in(Stage::Preparing, index) else { return };
         if stream.is_some() {
             file.target = Target::Stream(stream);
+            file.fetched_in_vain();
             return self.fetch(index, ctx);
         }
         let reasons = self.files.get(&index).map(|file| file.reasons(&self.holders)).unwrap_or_default();
@@ -1514,14 +1535,18 @@ impl Downloader {
             || file.is_patient(now)
             || self.holders.any_put_off(is_holder, now);
         let is_over = self.files.get_mut(&index).is_some_and(|file| file.stands_still(is_awaited, now));
-        if is_over && !self.believe_another(index, ctx) {
-            let Some(file) = self.files.get(&index) else { return };
-            let mut reasons = file.reasons(&self.holders);
-            for source in self.sources.values().filter(|source| file.holder(&source.peer).is_some()) {
-                reasons.push((source.peer.clone(), "does not have what is missing".into()));
-            }
-            self.fail(index, JobError::Undelivered(reasons), ctx);
+        if !is_over {
+            return;
         }
+        if let Some(next) = self.believe_another(index, ctx) {
+            return self.check_hope(next, ctx);
+        }
+        let Some(file) = self.files.get(&index) else { return };
+        let mut reasons = file.reasons(&self.holders);
+        for source in self.sources.values().filter(|source| file.holder(&source.peer).is_some()) {
+            reasons.push((source.peer.clone(), "does not have what is missing".into()));
+        }
+        self.fail(index, JobError::Undelivered(reasons), ctx);
     }
 
     /// Asks another source for a manifest that is overdue.

@@ -405,6 +405,12 @@ impl JobFile {
         self.claims.retain(|_, holders| !holders.is_empty());
     }
 
+    /// What came of it is gone, and is fetched again.
+    pub(super) fn fetched_in_vain(&mut self) {
+        self.wasted_bytes += std::mem::take(&mut self.fetched_bytes);
+        self.delivered.clear();
+    }
+
     /// Gives up the size believed for another one that is claimed; whether there is one.
     pub(super) fn believe_another(&mut self) -> bool {
         if self.is_size_proved || self.claims.keys().all(|size| *size == self.claim) {

@@ -14,27 +14,40 @@ use crate::plan::FileIndex;
 /// What is the same for places that are one on other systems, in few bytes: a hash of it.
 type Key = [u8; 16];
 
-/// The file that has a place. A job may have millions, so it is little.
-struct Taken {
-    id: FileId,
-    /// What was typed for it.
-    what: Box<str>,
+/// A path of a file, and the last attempt that went there. A job may have millions, so it is little.
+struct Way {
     folder: Arc<Folder>,
     name: FileName,
-    /// The last attempt that went there.
     attempt: FileIndex,
-    /// Further paths of the same file that would be this place elsewhere, with the same.
-    variants: BTreeMap<PathBuf, FileIndex>,
 }
 
-impl Taken {
-    fn new(place: &Place, id: FileId, attempt: FileIndex, what: &str) -> Taken {
-        let (folder, name) = (Arc::clone(&place.folder), place.name.clone());
-        Taken { id, what: what.into(), folder, name, attempt, variants: BTreeMap::new() }
+impl Way {
+    fn new(place: &Place, attempt: FileIndex) -> Way {
+        Way { folder: Arc::clone(&place.folder), name: place.name.clone(), attempt }
     }
 
     fn path(&self) -> PathBuf {
         self.folder.path_of(&self.name)
+    }
+}
+
+/// The file that has a place.
+struct Taken {
+    id: FileId,
+    /// What was typed for it.
+    what: Box<str>,
+    way: Way,
+    /// Further paths of the same file that would be this place elsewhere.
+    variants: Vec<Way>,
+}
+
+impl Taken {
+    fn new(place: &Place, id: FileId, attempt: FileIndex, what: &str) -> Taken {
+        Taken { id, what: what.into(), way: Way::new(place, attempt), variants: Vec::new() }
+    }
+
+    fn ways(&self) -> impl Iterator<Item = &Way> {
+        std::iter::once(&self.way).chain(&self.variants)
     }
 }
 
@@ -67,27 +80,38 @@ impl Places {
             self.paths += 1;
             return Ok(true);
         };
-        let (path, there) = (place.path(), taken.path());
+        let path = place.path();
         if taken.id == id {
-            if path == there {
-                return Ok(std::mem::replace(&mut taken.attempt, attempt) != attempt);
+            let mut ways = std::iter::once(&mut taken.way).chain(&mut taken.variants);
+            if let Some(way) = ways.find(|way| way.path() == path) {
+                return Ok(std::mem::replace(&mut way.attempt, attempt) != attempt);
             }
-            let former = taken.variants.insert(path, attempt);
-            self.paths += usize::from(former.is_none());
-            return Ok(former != Some(attempt));
+            taken.variants.push(Way::new(place, attempt));
+            self.paths += 1;
+            return Ok(true);
         }
-        if is_alive(&taken.id, taken.attempt) {
-            return Err(JobError::SamePlace { path, there, other: taken.what.to_string() });
+        if let Some(there) = taken.ways().find(|way| is_alive(&taken.id, way.attempt)) {
+            return Err(JobError::SamePlace { path, there: there.path(), other: taken.what.to_string() });
         }
         self.paths -= taken.variants.len();
         *taken = Taken::new(place, id, attempt, what);
         Ok(true)
     }
 
-    /// Who has this place gives it back, and may take it again.
+    /// What went to this place has failed, and may take it again. Another path of it keeps the place.
     pub(super) fn give_back(&mut self, place: &Place) {
-        let Some(taken) = self.taken.remove(&key_of(place)) else { return };
-        self.paths -= 1 + taken.variants.len();
+        let (key, path) = (key_of(place), place.path());
+        let Some(taken) = self.taken.get_mut(&key) else { return };
+        if let Some(at) = taken.variants.iter().position(|way| way.path() == path) {
+            taken.variants.swap_remove(at);
+        } else if taken.way.path() != path {
+            return;
+        } else if let Some(variant) = taken.variants.pop() {
+            taken.way = variant;
+        } else {
+            self.taken.remove(&key);
+        }
+        self.paths -= 1;
     }
 
     /// Whether there are as many as a job takes: [`MAX_TREE_FILES`].
@@ -99,7 +123,7 @@ impl Places {
     pub(super) fn has(&self, place: &Place) -> bool {
         let path = place.path();
         let taken = self.taken.get(&key_of(place));
-        taken.is_some_and(|taken| taken.path() == path || taken.variants.contains_key(&path))
+        taken.is_some_and(|taken| taken.ways().any(|way| way.path() == path))
     }
 }
 
@@ -157,8 +181,17 @@ mod tests {
             assert!(take("x", attempt) && take("X", attempt) && take("y", attempt));
             assert!(!take("x", attempt) && !take("X", attempt) && !take("y", attempt));
         }
-        places.give_back(&place(&folder, "x"));
-        assert_eq!(places.paths, 1);
-        assert!(places.take(&place(&folder, "x"), id, FileIndex(8), "x", |_, _| true).unwrap());
+        // One path is given back; the other one of the place keeps it.
+        for (given_back, kept) in [("x", "X"), ("X", "x")] {
+            places.give_back(&place(&folder, given_back));
+            assert_eq!(places.paths, 2);
+            assert!(!places.has(&place(&folder, given_back)) && places.has(&place(&folder, kept)));
+            let other = FileId::from_bytes([2; 32]);
+            let taken = places.take(&place(&folder, "x"), other, FileIndex(9), "other", |_, _| true);
+            assert!(matches!(taken, Err(JobError::SamePlace { there, .. }) if there.ends_with(kept)));
+            assert!(places.take(&place(&folder, given_back), id, FileIndex(8), "x", |_, _| true).unwrap());
+        }
+        ["X", "y", "x", "z", "x"].iter().for_each(|name| places.give_back(&place(&folder, name)));
+        assert!(places.paths == 0 && places.taken.is_empty());
     }
 }

@@ -143,7 +143,8 @@ impl FilePlan {
     /// What to ask of a source with this holding: up to `max` spans; `given` are those that it has
     /// given to others, as far as it told.
     ///
-    /// - An ordered output takes the first wanted span.
+    /// - While the size is doubted, the last span, which proves it.
+    /// - An ordered output takes the first wanted span, once the size is not doubted.
     /// - Of a partial source: the rarest span that it has, a random one among equals.
     /// - Of a complete source: spans that nobody else has or was given, in sequence from `cursor` on,
     ///   which suits disks and long runs. When those are exhausted the others have the rest, and pass
@@ -167,11 +168,13 @@ impl FilePlan {
         let fresh = |from| self.wanted.from(from, None, [given, Some(&self.copied)]).take_while(within);
         let anyway = |spans| Choice { spans, is_fresh: false };
         let last = self.geometry.last_span();
-        if self.in_order {
-            return run_of(open(0), max).map(anyway);
-        }
-        if self.is_size_doubted && open(last.number()).next().is_some() {
+        if self.is_size_doubted && self.wanted.from(last.number(), held, [None, None]).next().is_some() {
             return Some(anyway(last.number()..last.number() + 1));
+        }
+        if self.in_order {
+            // What is written in order cannot be begun anew if the size turns out to be another one.
+            let may_begin = !self.is_size_doubted || self.had.contains(last);
+            return if may_begin { run_of(open(0), max).map(anyway) } else { None };
         }
         let mut rarest = || {
             let start = rng.u32(0..self.geometry.spans() as u32);

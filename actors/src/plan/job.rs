@@ -580,6 +580,20 @@ mod tests {
     }
 
     #[test]
+    fn of_an_ordered_output_nothing_comes_before_the_span_that_proves_a_doubted_size() {
+        let now = Instant::now();
+        let (mut plan, file, ids) = plan_of(50, 2, now);
+        plan.doubt_size(file);
+        plan.limit_file_to(file, 2);
+        let last = Request { file, spans: 49..50, is_fresh: false };
+        assert_eq!(plan.assign(ids[0], now), [last]);
+        assert_eq!(plan.assign(ids[1], now), []);
+        let (_, span) = spans_of(&[Request { file, spans: 49..50, is_fresh: false }])[0];
+        plan.stored(ids[0], file, span, now);
+        assert_eq!(plan.assign(ids[0], now), [Request { file, spans: 0..2, is_fresh: false }]);
+    }
+
+    #[test]
     fn several_sources_get_different_spans_and_each_gets_some() {
         let now = Instant::now();
         let (mut plan, _, ids) = plan_of(16, 3, now);
