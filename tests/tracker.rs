@@ -536,34 +536,6 @@ fn who_has_answers_by_name_id_and_prefix_and_never_names_the_asker() {
     });
 }
 
-/// Its list is longer than what goes at once.
-#[test]
-fn what_a_peer_with_a_long_list_leaves_behind_is_released_without_anybody_asking_for_it() {
-    story(|| async {
-        let mut swarm = Swarm::start(Duration::from_secs(60));
-        let mut staying = swarm.join("p2", 2, 7001, vec![listing("stays", 1, true)]).await;
-        let list = (0..3000).map(|n| listing(&format!("long/{n}"), 2, true)).collect();
-        let leaving = swarm.join("p1", 1, 7000, list).await;
-        let page = ToTracker::List { prefix: "long/".into(), after: None, limit: 1 };
-        drop(leaving);
-        let reason = LeaveReason::ConnectionEnded("the connection was closed".into());
-        assert_eq!(swarm.event().await, left("p1", reason));
-        // One request at a time: a step is taken between two of them, and there are three.
-        let mut is_gone = false;
-        for _ in 0..1000 {
-            let answer = staying.ask(page.clone()).await;
-            is_gone = matches!(answer, FromTracker::Files { files, .. } if files.is_empty());
-            if is_gone {
-                break;
-            }
-        }
-        assert!(is_gone, "what it has left behind is there yet");
-        assert_eq!(holders(&staying.who_has(named("stays")).await), []);
-        drop(staying);
-        swarm.end().await;
-    });
-}
-
 #[test]
 fn pipelined_requests_are_answered_in_order_however_many_and_however_long_the_answers() {
     story(|| async {

@@ -360,3 +360,53 @@ impl Handler<Stop> for PeerRegistry {
         ctx.stop();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::FileId;
+    use crate::deaths::{probe, run};
+    use crate::plan::catalogue::CatalogueLimits;
+
+    /// How many entries there are: a question after which nothing is released.
+    #[derive(Message)]
+    #[rtype(result = "usize")]
+    struct Entries;
+
+    impl Handler<Entries> for PeerRegistry {
+        type Result = usize;
+
+        fn handle(&mut self, _: Entries, _: &mut Context<PeerRegistry>) -> usize {
+            self.catalogue.counts().entries
+        }
+    }
+
+    #[test]
+    fn a_long_list_that_is_left_behind_is_released_without_anybody_asking_for_it() {
+        run(|| async {
+            let (connection, from) = (ConnectionId(1), SocketAddr::from(([127, 0, 0, 1], 7000)));
+            let mut catalogue = Catalogue::new(CatalogueLimits::default(), fastrand::Rng::with_seed(1));
+            catalogue.register(&"p1".parse().unwrap(), 1, connection, from, now()).unwrap();
+            let listing = |n: usize| Listing {
+                name: n.to_string().parse().unwrap(),
+                id: FileId::from_bytes([1; 32]),
+                size: 1,
+                complete: true,
+            };
+            catalogue.add(connection, &(0..5000).map(listing).collect::<Vec<_>>()).unwrap();
+            let interval = Duration::from_secs(60);
+            let schedule = Schedule::new(interval, fastrand::Rng::with_seed(1));
+            let registry =
+                PeerRegistry::start_with(catalogue, schedule, interval, probe().0, &TaskTracker::new());
+            assert_eq!(registry.send(Entries).await, Ok(5000));
+            let ended = ConnectionEnded { connection, from, why: "it was closed".into(), faulty: false };
+            registry.send(ended).await.unwrap();
+            let mut left = Vec::new();
+            while left.last() != Some(&0) {
+                left.push(registry.send(Entries).await.unwrap());
+                tokio::task::yield_now().await;
+            }
+            assert!(left.len() > 2, "others have a turn between: {left:?}");
+        });
+    }
+}
