@@ -5,7 +5,8 @@
 //! bytes beside what it shares. No operation walks a whole table: registering costs what the list
 //! is long, a question what its answer is long, and the end of a peer its list. That one is taken in steps,
 //! between which others are answered: a peer that has left is no holder of anything and not among the peers, but what
-//! it listed stands in the tables, and in pages of names, until [`Catalogue::release`] has come to it.
+//! it listed stands in the tables, and in pages of names, until [`Catalogue::release`] has come to it. Meanwhile
+//! a question costs what there are of holders and peers that have left, whichever is less.
 //!
 //! An answer is written into its frame as it is found: see [`encode_candidates`].
 //!
@@ -20,7 +21,7 @@ mod names;
 
 use std::borrow::Cow;
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Bound, Range};
 use std::time::{Duration, Instant};
@@ -44,6 +45,12 @@ const ANSWER_ENTRY_BYTES: usize = 128;
 
 /// Entries of lists that are released in one step: about 3 ms.
 const RELEASE_STEP: usize = 1024;
+
+/// Peers that have left whose lists may wait for it: more cost whoever leaves a step.
+const MAX_LEAVING: usize = 1024;
+
+/// Steps that are taken at once to make room: as many entries as some frames have.
+const MAX_ROOM_STEPS: usize = 64;
 
 /// Contents that the search for an id's beginning looks at, beyond those that an answer may have: nobody may be
 /// left that has them.
@@ -149,8 +156,8 @@ pub struct Catalogue {
     rng: fastrand::Rng,
     entries: usize,
     peers: Slab<Peer>,
-    /// Those among them that have left, with what is not released of their lists.
-    leaving: VecDeque<Handle>,
+    /// Those among them that have left, by what is not released of their lists.
+    leaving: BTreeSet<(usize, Handle)>,
     /// [`RELEASE_STEP`]; less in tests.
     step: usize,
     /// How each peer is told as a holder, by its handle.
@@ -233,7 +240,7 @@ impl Catalogue {
             rng,
             entries: 0,
             peers: Slab::new(),
-            leaving: VecDeque::new(),
+            leaving: BTreeSet::new(),
             step: RELEASE_STEP,
             told: Vec::new(),
             by_peer_id: BTreeMap::new(),
@@ -325,11 +332,18 @@ impl Catalogue {
         let handle = self.by_connection.remove(&connection)?;
         let peer = &mut self.peers[handle];
         peer.has_left = true;
-        let id = peer.id.clone();
+        let (id, listed) = (peer.id.clone(), peer.files.len());
         self.by_peer_id.remove(&id);
-        self.leaving.push_back(handle);
+        if listed == 0 {
+            self.peers.remove(handle);
+            return Some(id);
+        }
+        self.leaving.insert((listed, handle));
         // A short list goes at once, but not the lists of a thousand peers that leave together.
         if self.leaving.len() == 1 {
+            self.release();
+        }
+        while self.leaving.len() > MAX_LEAVING {
             self.release();
         }
         Some(id)
@@ -340,19 +354,22 @@ impl Catalogue {
         !self.leaving.is_empty()
     }
 
-    /// Releases some of what peers listed that have left: one step's worth.
+    /// Releases some of what peers listed that have left: one step's worth, the shortest lists first.
     pub fn release(&mut self) {
         let mut left = self.step;
-        while let Some(peer) = self.leaving.front().copied() {
-            while let Some((name, held)) = self.peers[peer].files.pop() {
+        while left > 0
+            && let Some((_, peer)) = self.leaving.pop_first()
+        {
+            while left > 0
+                && let Some((name, held)) = self.peers[peer].files.pop()
+            {
                 self.release_entry(peer, name, held);
                 left -= 1;
-                if left == 0 {
-                    return;
-                }
             }
-            self.peers.remove(peer);
-            self.leaving.pop_front();
+            match self.peers[peer].files.len() {
+                0 => drop(self.peers.remove(peer)),
+                listed => drop(self.leaving.insert((listed, peer))),
+            }
         }
     }
 
@@ -364,7 +381,7 @@ impl Catalogue {
     fn live_holders(&self, content: Handle) -> usize {
         let holders = &self.contents[content].holders;
         let left = if self.leaving.len() < holders.len() {
-            self.leaving.iter().filter(|peer| holders.has(**peer)).count()
+            self.leaving.iter().filter(|(_, peer)| holders.has(*peer)).count()
         } else {
             holders.peers().filter(|peer| self.has_left(*peer)).count()
         };
@@ -417,29 +434,29 @@ impl Catalogue {
                 return Err(CatalogueError::Full(entries));
             }
         }
-        while self.names.text_bytes() + listings.len() * MAX_NAME_BYTES > name_bytes {
-            let names = listings.iter().map(|listing| &listing.name);
-            let new_bytes = self.names.new_text_bytes(names);
-            if self.names.text_bytes() + new_bytes <= name_bytes {
-                break;
-            }
+        if self.names.text_bytes() + listings.len() * MAX_NAME_BYTES > name_bytes {
+            let names = || listings.iter().map(|listing| &listing.name);
+            let new_bytes = self.names.new_text_bytes(names());
+            let fits =
+                |catalogue: &Catalogue, new_bytes| catalogue.names.text_bytes() + new_bytes <= name_bytes;
             // Names of this list may be released too, and are new then: they are counted again.
-            if !self.release_until(|catalogue| catalogue.names.text_bytes() + new_bytes <= name_bytes) {
+            if !self.release_until(|catalogue| fits(catalogue, new_bytes))
+                || !fits(self, self.names.new_text_bytes(names()))
+            {
                 return Err(CatalogueError::NamesFull(name_bytes));
             }
         }
         Ok(())
     }
 
-    /// Releases what peers have left behind until something is so; false if it is not when nothing is left.
+    /// Releases what peers have left behind until something is so; whether it is, after so many steps at most.
     fn release_until(&mut self, is_so: impl Fn(&Catalogue) -> bool) -> bool {
-        while !is_so(self) {
-            if !self.is_releasing() {
-                return false;
-            }
+        let mut steps = 0;
+        while !is_so(self) && self.is_releasing() && steps < MAX_ROOM_STEPS {
             self.release();
+            steps += 1;
         }
-        true
+        is_so(self)
     }
 
     /// Removes entries from the list of a connection's peer, and passes over those that are not in it.
