@@ -370,7 +370,7 @@ impl JobPlan {
         }
         // A source that has nothing in flight gets its one span whatever the others have taken.
         let job = JOB_IN_FLIGHT_BYTES.saturating_sub(self.in_flight_bytes);
-        if source.queue.is_empty() { room } else { room.min(job) }
+        room.min(job.max(u64::from(source.queue.is_empty())))
     }
 
     fn next_request(&mut self, id: SourceId) -> Option<Request> {
@@ -435,7 +435,7 @@ impl JobPlan {
             return;
         };
         if source.queue.is_empty() {
-            source.rate.resume(now);
+            source.rate.resume(source.progress, now);
             source.progress = now;
         }
         for number in request.spans.clone() {
@@ -588,6 +588,7 @@ mod tests {
         let last = Request { file, spans: 49..50, is_fresh: false };
         assert_eq!(plan.assign(ids[0], now), [last]);
         assert_eq!(plan.assign(ids[1], now), []);
+        assert!(!plan.file(file).unwrap().waits_for_reader(), "it waits for that span");
         let (_, span) = spans_of(&[Request { file, spans: 49..50, is_fresh: false }])[0];
         plan.stored(ids[0], file, span, now);
         assert_eq!(plan.assign(ids[0], now), [Request { file, spans: 0..2, is_fresh: false }]);
@@ -610,9 +611,12 @@ mod tests {
         let now = Instant::now();
         let (mut plan, file, ids) = plan_of(100, 1, now);
         plan.limit_file_to(file, 3);
+        assert!(!plan.file(file).unwrap().waits_for_reader());
         assert_eq!(spans_of(&plan.assign(ids[0], now)).len(), 3);
         assert_eq!(plan.assign(ids[0], now), []);
+        assert!(plan.file(file).unwrap().waits_for_reader());
         plan.limit_file_to(file, 4);
+        assert!(!plan.file(file).unwrap().waits_for_reader());
         assert_eq!(plan.assign(ids[0], now), [Request { file, spans: 3..4, is_fresh: false }]);
     }
 
@@ -730,6 +734,28 @@ mod tests {
         }
         assert!(queue.len() as u64 >= (MAX_WINDOW_BYTES - MAX_RUN_BYTES) / SPAN, "{}", queue.len());
         assert!(queue.len() as u64 <= (MAX_WINDOW_BYTES + MAX_RUN_BYTES) / SPAN, "{}", queue.len());
+    }
+
+    #[test]
+    fn a_job_has_so_much_in_flight_and_no_more_however_fast_its_sources_are() {
+        let mut now = Instant::now();
+        let (mut plan, _, ids) = plan_of(40_000, 6, now);
+        let mut queues: Vec<VecDeque<_>> =
+            ids.iter().map(|id| spans_of(&plan.assign(*id, now)).into()).collect();
+        let mut most = 0;
+        for _ in 0..800 {
+            now += Duration::from_micros(2621);
+            for (id, queue) in ids.iter().zip(&mut queues) {
+                if let Some((file, span)) = queue.pop_front() {
+                    plan.stored(*id, file, span, now);
+                }
+                queue.extend(spans_of(&plan.assign(*id, now)));
+            }
+            most = most.max(queues.iter().map(VecDeque::len).sum::<usize>() as u64 * SPAN);
+        }
+        // The last request may go over it, and each source has its one span.
+        assert!(most <= JOB_IN_FLIGHT_BYTES + MAX_RUN_BYTES + 6 * SPAN, "{most}");
+        assert!(most >= JOB_IN_FLIGHT_BYTES - MAX_RUN_BYTES, "{most}: their windows are 48 MiB");
     }
 
     #[test]

@@ -27,10 +27,10 @@ impl Rate {
         self.settle(now);
     }
 
-    /// Begins to measure anew after a time in which nothing was asked for, so that it does not count.
-    pub fn resume(&mut self, now: Instant) {
-        self.gathered = 0;
-        self.since = now;
+    /// Nothing was asked for since `idle_since`, and now something is: that time does not count. What was gathered
+    /// does, or a source that delivers all it was asked for within a step would never be measured.
+    pub fn resume(&mut self, idle_since: Instant, now: Instant) {
+        self.since += now.saturating_duration_since(idle_since.max(self.since));
     }
 
     fn settle(&mut self, now: Instant) {
@@ -87,7 +87,21 @@ mod tests {
         let mut rate = Rate::new(start);
         rate.add(10_000, start + Duration::from_secs(1));
         let before = rate.bytes_s();
-        rate.resume(start + Duration::from_secs(100));
+        rate.resume(start + Duration::from_secs(1), start + Duration::from_secs(100));
         assert_eq!(rate.bytes_s(), before);
+    }
+
+    #[test]
+    fn what_comes_between_many_short_idle_times_is_measured() {
+        let [mut now, idle] = [Instant::now(), Instant::now()];
+        let mut rate = Rate::new(now);
+        rate.resume(idle, now);
+        for _ in 0..100 {
+            now += Duration::from_millis(7);
+            rate.add(70_000, now);
+            rate.resume(now, now + Duration::from_millis(13));
+            now += Duration::from_millis(13);
+        }
+        assert_eq!(rate.bytes_s(), Some(10_000_000));
     }
 }
