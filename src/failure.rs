@@ -106,7 +106,11 @@ impl JobContext {
     /// The failure of one wanted file.
     pub(crate) fn failure(&self, what: &str, error: &JobError) -> Failure {
         let message = match error {
-            JobError::NobodyHasIt => nobody_has_it(what, &self.trackers).message,
+            JobError::NobodyHasIt => {
+                let message = nobody_has_it(what, &self.trackers).message;
+                let is_folder = what.ends_with('/');
+                message + if is_folder { "" } else { ", and a folder is asked for with a / at its end" }
+            }
             JobError::Ambiguous(candidates) => self.ambiguous(what, candidates),
             JobError::Undelivered(reasons) => {
                 let list: Vec<String> =
@@ -274,6 +278,7 @@ mod tests {
         let disk = |kind| JobError::Disk { path: "/x".into(), kind, why: "cannot be written".into() };
         for (error, code, next_step) in [
             (JobError::NobodyHasIt, 3, "`enxame ls --tracker 10.0.0.1:7070,b:9`"),
+            (JobError::NobodyHasIt, 3, "a folder is asked for with a / at its end"),
             (JobError::Ambiguous(vec![candidate(&[1], 1, &["m"], 1)]), 4, "  m@01111111  1 B  1 holder"),
             (JobError::Undelivered(vec![]), 5, "`enxame who-has m --tracker 10.0.0.1:7070,b:9`"),
             (JobError::Undelivered(vec![("p1".parse().unwrap(), "it lied".into())]), 5, "\n  p1: it lied"),

@@ -23,9 +23,10 @@ use enxame_actors::peer::source_connection::{
 };
 use enxame_actors::plan::{Ending, FileIndex, Request, SourceId};
 use enxame_actors::wire::frame::BLOCKS_HEADER_BYTES;
+use enxame_actors::wire::peer::ToHolder;
 use enxame_actors::wire::tracker::{Candidate, Holder};
 use support::files::{SIZES, SPAN};
-use support::holder::{Says, connections, opened, spans_asked};
+use support::holder::{Asked, Says, connections, opened, spans_asked};
 use support::job::{self, Running, Told, assert_sums_up, fetch, into_folder, part_files, part_path, share};
 use support::mounts::with_no_network;
 use support::probe::Probe;
@@ -819,6 +820,36 @@ fn a_size_of_which_nobody_delivers_anything_is_given_up_for_another() {
         assert_eq!(told.done().size, content.size());
         assert_sums_up(told.done());
         assert_eq!(told.dropped("good"), Vec::<&str>::new());
+    });
+}
+
+/// Each is taken for a small one first, of which many are fetched at a time.
+#[test]
+fn of_files_that_turn_out_to_be_large_few_are_fetched_at_a_time() {
+    const MANY: usize = 30;
+    const LARGE_AT_A_TIME: usize = 8;
+    system_test(|test| async move {
+        let mut rng = test.rng();
+        let contents: Vec<Content> = (0..MANY).map(|_| Content::random(&mut rng, 2 * SPAN + 1)).collect();
+        let forged: Vec<Content> = contents.iter().map(|content| content.forged(10)).collect();
+        let liars = ["l1", "l2"].map(|peer| FakeHolder::start(&test, peer, &forged, Behaviour::Honest));
+        let good = FakeHolder::start(&test, "good", &contents, Behaviour::Honest);
+        let candidates = forged.iter().zip(&contents).enumerate().flat_map(|(n, (forged, content))| {
+            let name = format!("f{n}");
+            let lie = candidate(forged, &[&name], liars.iter().map(FakeHolder::listed).collect());
+            [lie, candidate(content, &[&name], vec![good.listed()])]
+        });
+        let tracker = tracker_of(&test, candidates.collect());
+        let to = test.folder();
+        let wants = (0..MANY).map(|n| into_folder(&format!("f{n}"), &to)).collect();
+        let told = fetch(&test, tracker.address(), wants).await;
+        assert_eq!(told.all_done().len(), MANY, "{told:#?}");
+        let asked = good.asked();
+        let opens = |(_, asked): &(u64, Asked)| matches!(asked, Asked::Said(ToHolder::Open { .. }));
+        let (last, _) =
+            asked.iter().enumerate().filter(|(_, asked)| opens(asked)).nth(LARGE_AT_A_TIME).unwrap();
+        let before = spans_asked(&contents[0], &asked[..last]);
+        assert!(before >= 3, "one more is opened when one is fetched, and {before} spans were asked for");
     });
 }
 

@@ -435,6 +435,29 @@ fn a_stream_and_a_file_of_one_content_both_get_it() {
     });
 }
 
+/// The liars have all but what would prove the size that they state.
+#[test]
+fn a_stream_of_which_nobody_delivers_what_proves_its_size_begins_with_another() {
+    system_test(|test| async move {
+        let content = Content::random(&mut test.rng(), 8 * SPAN + 100);
+        let forged = content.forged(content.data.len() + 1);
+        let holder = |peer, content: &Content, behaviour| {
+            FakeHolder::start(&test, peer, std::slice::from_ref(content), behaviour)
+        };
+        let liars = ["l1", "l2"].map(|peer| holder(peer, &forged, only(0..8)));
+        let good = holder("good", &content, Behaviour::Honest);
+        let lie = candidate(&forged, &["x"], liars.iter().map(FakeHolder::listed).collect());
+        let candidates = vec![lie, candidate(&content, &["x"], vec![good.listed()])];
+        let tracker = FakeTracker::start(&test, Script { candidates, ..Script::default() });
+        let (write, mut read) = pipe();
+        let running = Running::start(&test, tracker.address(), vec![to_stream("x", write)]);
+        let got = all_of(&test, &mut read).await;
+        let told = running.finish().await;
+        assert!(got == content.data);
+        assert_sums_up(told.done());
+    });
+}
+
 #[test]
 fn a_stream_that_was_begun_with_a_size_that_nobody_proves_begins_anew_with_the_other_one() {
     system_test(|test| async move {

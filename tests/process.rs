@@ -17,12 +17,16 @@ use rustix::process::{Pid, Signal};
 use support::binary::{Process, enxame, quiet, ran};
 use support::files::SPAN;
 use support::{Content, RawPeer, Test, system_test, system_test_within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// A tracker and a peer of the binary, made by `run` from their arguments, with a folder that the peer shares.
 struct Network {
     tracker: Process,
     at: SocketAddr,
     peer: Process,
+    /// Where the peer serves.
+    serves_at: SocketAddr,
     root: PathBuf,
 }
 
@@ -38,8 +42,8 @@ impl Network {
         let mut args = os(&["peer", "p1", "--json", "--listen", "127.0.0.1:0", "--tracker", &text, "--root"]);
         args.push(root.as_os_str());
         let mut peer = Process::start(test, run(&args));
-        peer.ready().await;
-        Network { tracker, at, peer, root }
+        let serves_at = peer.ready().await;
+        Network { tracker, at, peer, serves_at, root }
     }
 
     /// Ends both; what they have said.
@@ -90,6 +94,32 @@ fn a_full_run_goes_through_with_sixty_four_descriptors_for_each() {
         };
         tokio::join!(got(), got(), got());
         network.end().await;
+    });
+}
+
+/// Rows 4 and 8 of SECURITY.md.
+#[test]
+fn who_breaks_the_protocol_is_logged_once_with_the_reason() {
+    system_test(|test| async move {
+        let run = |args: &[&OsStr]| {
+            let mut command = enxame(args);
+            command.env("ENXAME_VERBOSE", "1");
+            command
+        };
+        let network = Network::start(&test, run, |_| ()).await;
+        let mut strangers = Vec::new();
+        for at in [network.at, network.serves_at] {
+            let mut stream = TcpStream::connect(at).await.unwrap();
+            strangers.push(stream.local_addr().unwrap().to_string());
+            stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            // It is closed, with a refusal or without; what was not read yet makes it a reset.
+            let _ = test.wait_for("the end", stream.read_to_end(&mut Vec::new())).await;
+        }
+        let [peer, tracker] = network.end().await;
+        for (stranger, log) in strangers.iter().zip([tracker, peer]) {
+            let told: Vec<&str> = log.lines().filter(|line| line.contains(stranger.as_str())).collect();
+            assert!(matches!(told[..], [line] if line.contains("frame")), "{told:#?} in {log}");
+        }
     });
 }
 

@@ -769,10 +769,7 @@ impl Downloader {
             let Some(file) = job.files.get_mut(&index) else { return job.forget(index) };
             file.is_beginning = false;
             match begun {
-                Ok(begun) => {
-                    job.begun(index, begun, ctx);
-                    job.check_hope(index, ctx);
-                }
+                Ok(begun) => job.begun(index, begun, ctx),
                 Err(error) => job.fail(index, error, ctx),
             }
         });
@@ -804,6 +801,7 @@ impl Downloader {
             self.shelf.do_send(Lend::Part { name, part });
         }
         self.engage(index, ctx);
+        self.check_hope(index, ctx);
     }
 
     fn opened(
@@ -1328,22 +1326,15 @@ impl Downloader {
 
     // ---- when holders run out ----
 
-    /// Tries the other sizes that are claimed of a file that nobody can deliver, and looks for further holders;
-    /// fails it if there are none.
-    fn check_hope(&mut self, mut index: FileIndex, ctx: &mut Context<Self>) {
-        let file = loop {
-            let file = self.files.get(&index).filter(|file| file.stage == Stage::Fetching);
-            // While it is being found out what is on disk, nobody is needed.
-            let Some(file) = file.filter(|file| !file.is_beginning) else { return };
-            if self.holders.any_hope(|peer| file.holder(peer).is_some()) {
-                return;
-            }
-            match self.believe_another(index, ctx) {
-                Some(next) => index = next,
-                None => break self.files.get(&index),
-            }
-        };
-        let Some(file) = file else { return };
+    /// Looks for further holders of a file that nobody can deliver; fails it if there are none.
+    fn check_hope(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
+        let file = self.files.get(&index).filter(|file| file.stage == Stage::Fetching);
+        // While it is being found out what is on disk, nobody is needed.
+        let Some(file) = file.filter(|file| !file.is_beginning) else { return };
+        if self.holders.any_hope(|peer| file.holder(peer).is_some()) || self.believe_another(index, ctx) {
+            return;
+        }
+        let Some(file) = self.files.get(&index) else { return };
         if file.is_search_exhausted {
             let is_asking = self.sources.values().any(|source| source.asked_peers.contains(index));
             if is_asking || file.is_patient(Instant::now()) {
@@ -1357,12 +1348,12 @@ impl Downloader {
         }
     }
 
-    /// Begins a file anew with another size that is claimed, if there is one. It has another index then, so
-    /// that nothing meets it that was asked for with the former size.
-    fn believe_another(&mut self, former: FileIndex, ctx: &mut Context<Self>) -> Option<FileIndex> {
-        let file = self.files.get_mut(&former)?;
+    /// Begins a file anew with another size that is claimed; whether there is one. It has another index then,
+    /// so that nothing meets it that was asked for with the former size.
+    fn believe_another(&mut self, former: FileIndex, ctx: &mut Context<Self>) -> bool {
+        let Some(file) = self.files.get_mut(&former) else { return false };
         if !file.believe_another() {
-            return None;
+            return false;
         }
         let index = FileIndex(self.next_file);
         let is_streaming = matches!(file.target, Target::Stream(None));
@@ -1372,26 +1363,30 @@ impl Downloader {
                 job.stream_again(index, stream, ctx);
             });
         }
-        let mut file = self.take_out(former)?;
+        let Some(mut file) = self.take_out(former) else { return false };
         self.end_lending(&file);
         file.alive = Instant::now();
         self.enter(file);
         if is_streaming {
             self.set_stage(index, Stage::Preparing);
         } else {
-            self.begin_fetching(index, ctx);
+            self.begin_anew(index, ctx);
         }
-        Some(index)
+        true
     }
 
-    fn begin_fetching(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
-        self.set_stage(index, Stage::Fetching);
-        self.want_connections(ctx);
-        self.engage(index, ctx);
+    /// Queues a file whose size is another one now: it may be a large one, of which there are few at a time. Not
+    /// at once, for of the sizes that are claimed each may be given up in its turn.
+    fn begin_anew(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
+        self.set_stage(index, Stage::Queued);
+        self.queue.push_back(index);
+        ctx.notify(AdvanceQueue);
     }
 
     fn fetch(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
-        self.begin_fetching(index, ctx);
+        self.set_stage(index, Stage::Fetching);
+        self.want_connections(ctx);
+        self.engage(index, ctx);
         self.check_hope(index, ctx);
     }
 
@@ -1406,7 +1401,7 @@ impl Downloader {
         if stream.is_some() {
             file.target = Target::Stream(stream);
             file.fetched_in_vain();
-            return self.fetch(index, ctx);
+            return self.begin_anew(index, ctx);
         }
         let reasons = self.files.get(&index).map(|file| file.reasons(&self.holders)).unwrap_or_default();
         self.fail(index, JobError::Undelivered(reasons), ctx);
@@ -1529,24 +1524,21 @@ impl Downloader {
         let is_holder = |peer: &PeerId| file.holder(peer).is_some();
         let is_dialled = |source: &Source| !source.is_connected && is_holder(&source.peer);
         // Who fails is dialled a few times and then given up, which has an end of its own.
-        let is_awaited = self.plan.file(index).is_none_or(|plan| plan.in_flight().next().is_some())
+        let plan = self.plan.file(index);
+        let is_awaited = plan.is_none_or(|plan| plan.in_flight().next().is_some() || plan.waits_for_reader())
             || file.is_beginning
             || self.sources.values().any(is_dialled)
             || file.is_patient(now)
             || self.holders.any_put_off(is_holder, now);
         let is_over = self.files.get_mut(&index).is_some_and(|file| file.stands_still(is_awaited, now));
-        if !is_over {
-            return;
+        if is_over && !self.believe_another(index, ctx) {
+            let Some(file) = self.files.get(&index) else { return };
+            let mut reasons = file.reasons(&self.holders);
+            for source in self.sources.values().filter(|source| file.holder(&source.peer).is_some()) {
+                reasons.push((source.peer.clone(), "does not have what is missing".into()));
+            }
+            self.fail(index, JobError::Undelivered(reasons), ctx);
         }
-        if let Some(next) = self.believe_another(index, ctx) {
-            return self.check_hope(next, ctx);
-        }
-        let Some(file) = self.files.get(&index) else { return };
-        let mut reasons = file.reasons(&self.holders);
-        for source in self.sources.values().filter(|source| file.holder(&source.peer).is_some()) {
-            reasons.push((source.peer.clone(), "does not have what is missing".into()));
-        }
-        self.fail(index, JobError::Undelivered(reasons), ctx);
     }
 
     /// Asks another source for a manifest that is overdue.
@@ -1693,6 +1685,19 @@ impl Handler<Connect> for Downloader {
 
     fn handle(&mut self, _: Connect, _: &mut Self::Context) {
         self.connect();
+    }
+}
+
+/// A file was queued.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct AdvanceQueue;
+
+impl Handler<AdvanceQueue> for Downloader {
+    type Result = ();
+
+    fn handle(&mut self, _: AdvanceQueue, ctx: &mut Self::Context) {
+        self.advance_queue(ctx);
     }
 }
 

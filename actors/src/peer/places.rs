@@ -36,18 +36,16 @@ struct Taken {
     id: FileId,
     /// What was typed for it.
     what: Box<str>,
+    /// The last attempt that went to any of its paths.
+    attempt: FileIndex,
     way: Way,
     /// Further paths of the same file that would be this place elsewhere.
-    variants: Vec<Way>,
+    variants: BTreeMap<PathBuf, Way>,
 }
 
 impl Taken {
     fn new(place: &Place, id: FileId, attempt: FileIndex, what: &str) -> Taken {
-        Taken { id, what: what.into(), way: Way::new(place, attempt), variants: Vec::new() }
-    }
-
-    fn ways(&self) -> impl Iterator<Item = &Way> {
-        std::iter::once(&self.way).chain(&self.variants)
+        Taken { id, what: what.into(), attempt, way: Way::new(place, attempt), variants: BTreeMap::new() }
     }
 }
 
@@ -82,16 +80,18 @@ impl Places {
         };
         let path = place.path();
         if taken.id == id {
-            let mut ways = std::iter::once(&mut taken.way).chain(&mut taken.variants);
-            if let Some(way) = ways.find(|way| way.path() == path) {
+            taken.attempt = attempt;
+            let is_first = taken.way.path() == path;
+            let there = if is_first { Some(&mut taken.way) } else { taken.variants.get_mut(&path) };
+            if let Some(way) = there {
                 return Ok(std::mem::replace(&mut way.attempt, attempt) != attempt);
             }
-            taken.variants.push(Way::new(place, attempt));
+            taken.variants.insert(path, Way::new(place, attempt));
             self.paths += 1;
             return Ok(true);
         }
-        if let Some(there) = taken.ways().find(|way| is_alive(&taken.id, way.attempt)) {
-            return Err(JobError::SamePlace { path, there: there.path(), other: taken.what.to_string() });
+        if is_alive(&taken.id, taken.attempt) {
+            return Err(JobError::SamePlace { path, there: taken.way.path(), other: taken.what.to_string() });
         }
         self.paths -= taken.variants.len();
         *taken = Taken::new(place, id, attempt, what);
@@ -102,14 +102,14 @@ impl Places {
     pub(super) fn give_back(&mut self, place: &Place) {
         let (key, path) = (key_of(place), place.path());
         let Some(taken) = self.taken.get_mut(&key) else { return };
-        if let Some(at) = taken.variants.iter().position(|way| way.path() == path) {
-            taken.variants.swap_remove(at);
-        } else if taken.way.path() != path {
-            return;
-        } else if let Some(variant) = taken.variants.pop() {
-            taken.way = variant;
-        } else {
-            self.taken.remove(&key);
+        if taken.variants.remove(&path).is_none() {
+            if taken.way.path() != path {
+                return;
+            }
+            match taken.variants.pop_first() {
+                Some((_, variant)) => taken.way = variant,
+                None => drop(self.taken.remove(&key)),
+            }
         }
         self.paths -= 1;
     }
@@ -123,7 +123,7 @@ impl Places {
     pub(super) fn has(&self, place: &Place) -> bool {
         let path = place.path();
         let taken = self.taken.get(&key_of(place));
-        taken.is_some_and(|taken| taken.ways().any(|way| way.path() == path))
+        taken.is_some_and(|taken| taken.way.path() == path || taken.variants.contains_key(&path))
     }
 }
 

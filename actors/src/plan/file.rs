@@ -109,6 +109,18 @@ impl FilePlan {
         !self.wanted.is_empty()
     }
 
+    /// Whether nothing may be asked for until the reader of an ordered output has taken what is there.
+    pub fn waits_for_reader(&self) -> bool {
+        let open = || self.wanted.from(0, None, [None, None]).next();
+        self.in_order && self.may_begin() && open().is_none_or(|span| span.number() >= self.horizon)
+    }
+
+    /// Whether spans other than the one that proves a doubted size may be asked for, where they cannot be taken
+    /// back.
+    fn may_begin(&self) -> bool {
+        !self.is_size_doubted || self.had.contains(self.geometry.last_span())
+    }
+
     /// Holders state different sizes: the last span, which proves the size, is asked first.
     pub fn doubt_size(&mut self) {
         self.is_size_doubted = true;
@@ -173,8 +185,7 @@ impl FilePlan {
         }
         if self.in_order {
             // What is written in order cannot be begun anew if the size turns out to be another one.
-            let may_begin = !self.is_size_doubted || self.had.contains(last);
-            return if may_begin { run_of(open(0), max).map(anyway) } else { None };
+            return if self.may_begin() { run_of(open(0), max).map(anyway) } else { None };
         }
         let mut rarest = || {
             let start = rng.u32(0..self.geometry.spans() as u32);
