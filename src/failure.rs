@@ -108,8 +108,9 @@ impl JobContext {
         let message = match error {
             JobError::NobodyHasIt => {
                 let message = nobody_has_it(what, &self.trackers).message;
-                let is_folder = what.ends_with('/');
-                message + if is_folder { "" } else { ", and a folder is asked for with a / at its end" }
+                let is_name =
+                    !what.ends_with('/') && !what.contains('@') && what.parse::<IdPrefix>().is_err();
+                message + if is_name { ", and a folder is asked for with a / at its end" } else { "" }
             }
             JobError::Ambiguous(candidates) => self.ambiguous(what, candidates),
             JobError::Undelivered(reasons) => {

@@ -7,8 +7,9 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use enxame_actors::base::limits::JOB_IN_FLIGHT_BYTES;
+use enxame_actors::base::limits::{JOB_IN_FLIGHT_BYTES, STANDSTILL_TIMEOUT};
 use enxame_actors::peer::PeerError;
 use enxame_actors::peer::events::{JobError, JobEvent};
 use enxame_actors::peer::open_folder;
@@ -19,7 +20,7 @@ use support::holder::{Asked, spans_asked};
 use support::job::{Running, assert_sums_up, fetch, into_folder, part_files, share, to_name, to_stream};
 use support::proxy::RefusingAddress;
 use support::tracker::{Script, candidate};
-use support::{Behaviour, Content, FakeHolder, FakeTracker, Test, system_test};
+use support::{Behaviour, Content, FakeHolder, FakeTracker, Test, system_test, system_test_within};
 use tokio::sync::mpsc;
 
 // ---- what the stories stand on ----
@@ -396,6 +397,38 @@ fn a_slow_reader_of_a_stream_bounds_what_is_asked_for() {
         }
         assert!(got == content.data);
         assert_sums_up(running.finish().await.done());
+    });
+}
+
+/// For longer than a file may stand still: one behind another one of the same slow holder, and one whose reader
+/// takes nothing.
+#[test]
+fn what_waits_for_its_turn_or_for_its_reader_is_not_given_up() {
+    system_test_within(Duration::from_secs(150), |test| async move {
+        let mut rng = test.rng();
+        let seconds = STANDSTILL_TIMEOUT.as_secs() as usize + 5;
+        let first = Content::random(&mut rng, seconds * 3 * SPAN);
+        let second = Content::random(&mut rng, 2 * SPAN + 1);
+        let streamed = Content::random(&mut rng, 2 * JOB_IN_FLIGHT_BYTES as usize);
+        let both = [first.clone(), second.clone()];
+        let slow = FakeHolder::start(&test, "slow", &both, Behaviour::Trickle(3 * SPAN as u64));
+        let fast = FakeHolder::start(&test, "fast", std::slice::from_ref(&streamed), Behaviour::Honest);
+        let candidates = vec![
+            candidate(&first, &["first"], vec![slow.listed()]),
+            candidate(&second, &["second"], vec![slow.listed()]),
+            candidate(&streamed, &["streamed"], vec![fast.listed()]),
+        ];
+        let tracker = FakeTracker::start(&test, Script { candidates, ..Script::default() });
+        let to = test.folder();
+        let (write, mut read) = pipe();
+        let wants = vec![into_folder("first", &to), into_folder("second", &to), to_stream("streamed", write)];
+        let mut running = Running::start(&test, tracker.address(), wants);
+        let is_first =
+            |event: &JobEvent| matches!(event, JobEvent::Done(done) if done.name.as_str() == "first");
+        running.watched.until("the first file", is_first).await;
+        assert!(all_of(&test, &mut read).await == streamed.data);
+        let told = running.finish().await;
+        assert_eq!((told.all_done().len(), told.all_failed().len()), (3, 0), "{told:#?}");
     });
 }
 

@@ -37,7 +37,7 @@ use crate::peer::source_connection::{Order, SourceConfig, SourceConnection, Sour
 use crate::peer::threads::Turns;
 use crate::peer::trackers::{ListFiles, Remember, TrackerFailure, WhoHas, WhoHasEach};
 use crate::peer::tree::Tree;
-use crate::plan::{Backoff, Ending, FileIndex, Holders, Holding, JobPlan, Settled, SourceId};
+use crate::plan::{Backoff, Ending, FileIndex, FilePlan, Holders, Holding, JobPlan, Settled, SourceId};
 use crate::wire::tracker::{Candidate, Holder, ListedFile};
 
 /// Files of several spans that are fetched at the same time: enough that no source runs dry between
@@ -1178,9 +1178,11 @@ impl Downloader {
         }
         let is_young = now.saturating_duration_since(self.started) < HALF_CONNECTED_FOR;
         let most = if is_young { self.max_sources() / 2 } else { self.max_sources() };
+        // While a reader takes nothing, whoever ends an idle connection is not dialled again and again.
+        let is_asked = |index: &&FileIndex| !self.plan.file(**index).is_some_and(FilePlan::waits_for_reader);
+        let asked: BTreeSet<FileIndex> = self.fetching.iter().filter(is_asked).copied().collect();
         while self.sources.len() < most {
-            let is_wanted =
-                |peer: &PeerId| at(&self.fetching, &self.files).any(|file| file.holder(peer).is_some());
+            let is_wanted = |peer: &PeerId| at(&asked, &self.files).any(|file| file.holder(peer).is_some());
             let Some((peer, address)) = self.holders.dial(is_wanted, now, &mut self.rng) else { break };
             self.dial(peer, address, now);
         }
@@ -1379,12 +1381,15 @@ impl Downloader {
     /// at once, for of the sizes that are claimed each may be given up in its turn.
     fn begin_anew(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
         self.set_stage(index, Stage::Queued);
-        self.queue.push_back(index);
+        self.queue.push_front(index);
         ctx.notify(AdvanceQueue);
     }
 
     fn fetch(&mut self, index: FileIndex, ctx: &mut Context<Self>) {
         self.set_stage(index, Stage::Fetching);
+        if let Some(file) = self.files.get_mut(&index) {
+            file.alive = Instant::now();
+        }
         self.want_connections(ctx);
         self.engage(index, ctx);
         self.check_hope(index, ctx);
@@ -1526,10 +1531,11 @@ impl Downloader {
         // Who fails is dialled a few times and then given up, which has an end of its own.
         let plan = self.plan.file(index);
         let is_awaited = plan.is_none_or(|plan| plan.in_flight().next().is_some() || plan.waits_for_reader())
+            || self.plan.is_in_line(index)
             || file.is_beginning
             || self.sources.values().any(is_dialled)
             || file.is_patient(now)
-            || self.holders.any_put_off(is_holder, now);
+            || self.holders.any_undialled(is_holder);
         let is_over = self.files.get_mut(&index).is_some_and(|file| file.stands_still(is_awaited, now));
         if is_over && !self.believe_another(index, ctx) {
             let Some(file) = self.files.get(&index) else { return };
@@ -1726,7 +1732,12 @@ impl Handler<SourceReport> for Downloader {
                 for index in with_id(&self.by_id, file) {
                     let Some(geometry) = self.files.get(&index).and_then(JobFile::geometry) else { continue };
                     let spans = spans.iter().filter_map(|number| geometry.span(u64::from(*number)));
-                    self.plan.extend_holding(id, index, &spans.collect::<Vec<_>>());
+                    if self.plan.extend_holding(id, index, &spans.collect::<Vec<_>>())
+                        && let Some(file) = self.files.get_mut(&index)
+                    {
+                        // It may not be what is missing, but something moves.
+                        file.alive = Instant::now();
+                    }
                 }
                 self.assign(id);
             }
@@ -1751,6 +1762,7 @@ impl Handler<StreamAdvanced> for Downloader {
             (Ok(next), Some(proof)) => {
                 self.plan.limit_file_to(file, stream_horizon(proof, next));
                 self.assign_all();
+                self.want_connections(ctx);
             }
             (Ok(_), None) => {}
             (Err(error), _) => self.fail(file, error, ctx),

@@ -108,10 +108,16 @@ impl Places {
             }
             match taken.variants.pop_first() {
                 Some((_, variant)) => taken.way = variant,
-                None => drop(self.taken.remove(&key)),
+                None => {
+                    self.taken.remove(&key);
+                    self.paths -= 1;
+                    return;
+                }
             }
         }
         self.paths -= 1;
+        let variants = taken.variants.values().map(|way| way.attempt);
+        taken.attempt = variants.fold(taken.way.attempt, FileIndex::max);
     }
 
     /// Whether there are as many as a job takes: [`MAX_TREE_FILES`].
@@ -191,7 +197,20 @@ mod tests {
             assert!(matches!(taken, Err(JobError::SamePlace { there, .. }) if there.ends_with(kept)));
             assert!(places.take(&place(&folder, given_back), id, FileIndex(8), "x", |_, _| true).unwrap());
         }
-        ["X", "y", "x", "z", "x"].iter().for_each(|name| places.give_back(&place(&folder, name)));
+        // The attempt that lives goes elsewhere: this place is free for another file.
+        let other = FileId::from_bytes([2; 32]);
+        let mut take = |id, name: &str, attempt| {
+            let lives = |_: &FileId, attempt| attempt == FileIndex(11);
+            places.take(&place(&folder, name), id, FileIndex(attempt), name, lives).is_ok()
+        };
+        assert!(take(id, "v", 10) && take(id, "V", 11) && !take(other, "v", 12));
+        places.give_back(&place(&folder, "V"));
+        assert!(
+            places
+                .take(&place(&folder, "v"), other, FileIndex(12), "v", |_, attempt| attempt == FileIndex(11))
+                .is_ok()
+        );
+        ["X", "y", "x", "z", "x", "v"].iter().for_each(|name| places.give_back(&place(&folder, name)));
         assert!(places.paths == 0 && places.taken.is_empty());
     }
 }

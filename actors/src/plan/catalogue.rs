@@ -6,7 +6,7 @@
 //! is long, a question what its answer is long, and the end of a peer its list. That one is taken in steps,
 //! between which others are answered: a peer that has left is no holder of anything and not among the peers, but what
 //! it listed stands in the tables, and in pages of names, until [`Catalogue::release`] has come to it. Meanwhile
-//! a question costs what there are of holders and peers that have left, whichever is less.
+//! a question costs what there are of holders too.
 //!
 //! An answer is written into its frame as it is found: see [`encode_candidates`].
 //!
@@ -46,7 +46,7 @@ const ANSWER_ENTRY_BYTES: usize = 128;
 /// Entries of lists that are released in one step: about 3 ms.
 const RELEASE_STEP: usize = 1024;
 
-/// Peers that have left whose lists may wait for it: more cost whoever leaves a step.
+/// Peers that have left whose lists may wait for it: whoever is one more waits until one of them is released.
 const MAX_LEAVING: usize = 1024;
 
 /// Steps that are taken at once to make room: as many entries as some frames have.
@@ -420,6 +420,7 @@ impl Catalogue {
     /// until it is released, and is no reason to refuse somebody: as much of it goes now as has to.
     fn make_room(&mut self, peer: Handle, listings: &[Listing]) -> Result<(), CatalogueError> {
         let CatalogueLimits { files_per_peer, entries, name_bytes, .. } = self.limits;
+        let mut steps = MAX_ROOM_STEPS;
         let listed = self.peers[peer].files.len();
         // Entries that take another's place are not new; they are only looked for when it matters.
         if listed + listings.len() > files_per_peer || self.entries + listings.len() > entries {
@@ -430,31 +431,31 @@ impl Catalogue {
             if listed + new > files_per_peer {
                 return Err(CatalogueError::TooManyFiles(files_per_peer));
             }
-            if !self.release_until(|catalogue| catalogue.entries + new <= entries) {
+            if !self.release_until(&mut steps, |catalogue| catalogue.entries + new <= entries) {
                 return Err(CatalogueError::Full(entries));
             }
         }
         if self.names.text_bytes() + listings.len() * MAX_NAME_BYTES > name_bytes {
-            let names = || listings.iter().map(|listing| &listing.name);
-            let new_bytes = self.names.new_text_bytes(names());
-            let fits =
-                |catalogue: &Catalogue, new_bytes| catalogue.names.text_bytes() + new_bytes <= name_bytes;
-            // Names of this list may be released too, and are new then: they are counted again.
-            if !self.release_until(|catalogue| fits(catalogue, new_bytes))
-                || !fits(self, self.names.new_text_bytes(names()))
-            {
-                return Err(CatalogueError::NamesFull(name_bytes));
+            loop {
+                let new_bytes = self.names.new_text_bytes(listings.iter().map(|listing| &listing.name));
+                let fits = |catalogue: &Catalogue| catalogue.names.text_bytes() + new_bytes <= name_bytes;
+                if fits(self) {
+                    break;
+                }
+                // Names of this list may be released too, and are new then: they are counted again.
+                if !self.release_until(&mut steps, fits) {
+                    return Err(CatalogueError::NamesFull(name_bytes));
+                }
             }
         }
         Ok(())
     }
 
     /// Releases what peers have left behind until something is so; whether it is, after so many steps at most.
-    fn release_until(&mut self, is_so: impl Fn(&Catalogue) -> bool) -> bool {
-        let mut steps = 0;
-        while !is_so(self) && self.is_releasing() && steps < MAX_ROOM_STEPS {
+    fn release_until(&mut self, steps: &mut usize, is_so: impl Fn(&Catalogue) -> bool) -> bool {
+        while !is_so(self) && self.is_releasing() && *steps > 0 {
             self.release();
-            steps += 1;
+            *steps -= 1;
         }
         is_so(self)
     }

@@ -109,10 +109,22 @@ impl FilePlan {
         !self.wanted.is_empty()
     }
 
+    /// Whether a source with this holding has a span that is to be asked for.
+    pub fn may_ask(&self, holding: &Holding) -> bool {
+        let held = match holding {
+            Holding::All => None,
+            Holding::Spans(spans) => Some(spans),
+        };
+        let last = self.geometry.last_span().number();
+        let open = |from| self.wanted.from(from, held, [None, None]).next();
+        let is_doubtful = self.is_size_doubted && open(last).is_some();
+        let may_begin = !self.in_order || self.may_begin();
+        is_doubtful || may_begin && open(0).is_some_and(|span| span.number() < self.horizon)
+    }
+
     /// Whether nothing may be asked for until the reader of an ordered output has taken what is there.
     pub fn waits_for_reader(&self) -> bool {
-        let open = || self.wanted.from(0, None, [None, None]).next();
-        self.in_order && self.may_begin() && open().is_none_or(|span| span.number() >= self.horizon)
+        self.in_order && self.may_begin() && !self.may_ask(&Holding::All)
     }
 
     /// Whether spans other than the one that proves a doubted size may be asked for, where they cannot be taken

@@ -297,10 +297,10 @@ impl Holders {
         self.entries.iter().any(|(peer, entry)| entry.is_hopeful() && wanted(peer))
     }
 
-    /// Whether one among `wanted` failed and will be dialled again later.
-    pub fn any_put_off(&self, wanted: impl Fn(&PeerId) -> bool, now: Instant) -> bool {
-        let is_put_off = |entry: &Entry| matches!(entry.state, DialState::Ready(at) if at > now);
-        self.entries.iter().any(|(peer, entry)| is_put_off(entry) && wanted(peer))
+    /// Whether one among `wanted` will be dialled: now, when there is room for another connection, or later.
+    pub fn any_undialled(&self, wanted: impl Fn(&PeerId) -> bool) -> bool {
+        let is_ready = |entry: &Entry| matches!(entry.state, DialState::Ready(_));
+        self.entries.iter().any(|(peer, entry)| is_ready(entry) && wanted(peer))
     }
 
     /// How many among `wanted` can be dialled now.

@@ -260,10 +260,10 @@ impl JobPlan {
         }
     }
 
-    /// A source has further spans of a file.
-    pub fn extend_holding(&mut self, id: SourceId, file: FileIndex, spans: &[SpanIndex]) {
-        let Some(source) = self.sources.get_mut(&id) else { return };
-        let Some(Holding::Spans(set)) = source.holdings.get_mut(&file) else { return };
+    /// A source has further spans of a file; whether it did not have them before.
+    pub fn extend_holding(&mut self, id: SourceId, file: FileIndex, spans: &[SpanIndex]) -> bool {
+        let Some(source) = self.sources.get_mut(&id) else { return false };
+        let Some(Holding::Spans(set)) = source.holdings.get_mut(&file) else { return false };
         let new: Vec<SpanIndex> = spans.iter().copied().filter(|span| set.insert(*span)).collect();
         let is_full = set.is_full();
         if let Some(plan) = self.files.get_mut(&file) {
@@ -272,6 +272,15 @@ impl JobPlan {
         if is_full {
             self.set_holding(id, file, Some(Holding::All));
         }
+        !new.is_empty()
+    }
+
+    /// Whether a file is in line: a source that owes us spans of others has some that are wanted of this one.
+    pub fn is_in_line(&self, file: FileIndex) -> bool {
+        let Some(plan) = self.files.get(&file) else { return false };
+        let has_some =
+            |source: &SourcePlan| source.holdings.get(&file).is_some_and(|held| plan.may_ask(held));
+        self.sources.values().any(|source| !source.queue.is_empty() && !source.is_retired && has_some(source))
     }
 
     /// Whether this source has anything of this file.
@@ -756,6 +765,36 @@ mod tests {
         // The last request may go over it, and each source has its one span.
         assert!(most <= JOB_IN_FLIGHT_BYTES + MAX_RUN_BYTES + 6 * SPAN, "{most}");
         assert!(most >= JOB_IN_FLIGHT_BYTES - MAX_RUN_BYTES, "{most}: their windows are 48 MiB");
+    }
+
+    #[test]
+    fn what_a_busy_source_has_yet_to_be_asked_for_is_in_line() {
+        let now = Instant::now();
+        let (mut plan, first, ids) = plan_of(40, 2, now);
+        let second = FileIndex(1);
+        plan.add_file(second, geometry(3), SpanSet::empty(&geometry(3)));
+        assert!(!plan.is_in_line(second), "nobody has it");
+        let some = |numbers: &[u64]| {
+            let mut spans = SpanSet::empty(&geometry(3));
+            for number in numbers {
+                spans.insert(geometry(3).span(*number).unwrap());
+            }
+            Some(Holding::Spans(spans))
+        };
+        plan.set_holding(ids[0], second, some(&[1]));
+        assert!(!plan.is_in_line(second), "it could be asked");
+        let owed = spans_of(&plan.assign(ids[0], now));
+        assert!(owed.iter().all(|(file, _)| *file == first) && plan.is_in_line(second));
+        plan.limit_file_to(second, 1);
+        assert!(!plan.is_in_line(second), "what it has is not to be asked for yet");
+        plan.limit_file_to(second, 2);
+        assert!(plan.is_in_line(second));
+        plan.doubt_size(second);
+        assert!(!plan.is_in_line(second), "it does not have what proves the size");
+        plan.set_holding(ids[0], second, some(&[2]));
+        assert!(plan.is_in_line(second));
+        owed.iter().for_each(|(file, span)| plan.not_stored(ids[0], *file, *span));
+        assert!(!plan.is_in_line(second), "it owes nothing");
     }
 
     #[test]

@@ -772,6 +772,23 @@ fn few_lists_wait_to_be_released_and_the_short_ones_go_first() {
     }
 }
 
+/// Its own names go first, are new then, and some of them go in their turn.
+#[test]
+fn who_returns_with_nearly_the_same_names_has_room_for_them() {
+    let now = Instant::now();
+    let limits = CatalogueLimits { name_bytes: 32, ..CatalogueLimits::default() };
+    let listed = |name: &str| Listing { name: name.parse().unwrap(), ..listing(0, 0, 1, true) };
+    for gone in ["a", "b", "c", "d"] {
+        let mut catalogue = Catalogue::new(limits, fastrand::Rng::with_seed(1));
+        catalogue.step = 1;
+        catalogue.register(&peer_id(0), 7, ConnectionId(0), address(0), now).unwrap();
+        catalogue.add(ConnectionId(0), &["a", "b", "c", "d"].map(listed)).unwrap();
+        catalogue.register(&peer_id(0), 7, ConnectionId(1), address(0), now).unwrap();
+        let list = ["a", "b", "c", "d"].map(|name| listed(if name == gone { "new" } else { name }));
+        assert_eq!(catalogue.add(ConnectionId(1), &list), Ok(()), "without {gone}");
+    }
+}
+
 /// The names of who has left are those of who is there, so that nothing is won by releasing them.
 #[test]
 fn what_cannot_be_taken_in_is_refused_after_a_few_steps() {
