@@ -115,6 +115,15 @@ fn who_breaks_the_protocol_is_logged_once_with_the_reason() {
             // It is closed, with a refusal or without; what was not read yet makes it a reset.
             let _ = test.wait_for("the end", stream.read_to_end(&mut Vec::new())).await;
         }
+        // It may be logged after the connection was closed.
+        for (stranger, who) in strangers.iter().zip([&network.tracker, &network.peer]) {
+            let is_logged = async {
+                while !who.said().contains(stranger) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            test.wait_for(format!("{stranger} to be logged"), is_logged).await;
+        }
         let [peer, tracker] = network.end().await;
         for (stranger, log) in strangers.iter().zip([tracker, peer]) {
             let told: Vec<&str> = log.lines().filter(|line| line.contains(stranger.as_str())).collect();
