@@ -154,6 +154,11 @@ impl FilePlan {
         }
     }
 
+    /// Whether any source has a part of it.
+    pub fn has_partial_sources(&self) -> bool {
+        self.rivals > 0
+    }
+
     /// Counts spans that a source with a part has got.
     pub fn add_copies(&mut self, spans: &[SpanIndex]) {
         for span in spans {

@@ -444,7 +444,13 @@ impl JobPlan {
             return;
         };
         if source.queue.is_empty() {
-            source.rate.resume(source.progress, now);
+            // In a swarm a quick source stays at one span, for what waits at it is not asked of those who get
+            // it meanwhile: sixteen getters take up to 1.25 of the bound in simulation, and 1.30 otherwise.
+            if plan.has_partial_sources() {
+                source.rate.restart(now);
+            } else {
+                source.rate.resume(source.progress, now);
+            }
             source.progress = now;
         }
         for number in request.spans.clone() {

@@ -27,6 +27,12 @@ impl Rate {
         self.settle(now);
     }
 
+    /// Begins to measure anew.
+    pub fn restart(&mut self, now: Instant) {
+        self.gathered = 0;
+        self.since = now;
+    }
+
     /// Nothing was asked for since `idle_since`, and now something is: that time does not count. What was gathered
     /// does, or a source that delivers all it was asked for within a step would never be measured.
     pub fn resume(&mut self, idle_since: Instant, now: Instant) {
